@@ -1,0 +1,1 @@
+//! Which numbers to choose: clip searches, scales, equalization.

@@ -1,0 +1,7 @@
+//! Bytes: GGUF in, ggml block types, NPU tiles, packs. No policy, no model.
+
+pub mod escape;
+pub mod ggml;
+pub mod gguf;
+pub mod npu;
+pub mod pack;

@@ -1,0 +1,1 @@
+//! Native tile layouts of weights.

@@ -1,0 +1,233 @@
+//! The manifest: what a pack holds and how it came to be, one JSON document.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::npu::{Scheme, Target};
+
+/// The `format` field of every manifest.
+pub const FORMAT: &str = "tessera-pack";
+
+/// Major version of the format: a reader refuses any other.
+pub const VERSION_MAJOR: u32 = 1;
+
+/// Minor version of the format: a reader refuses a newer one.
+pub const VERSION_MINOR: u32 = 0;
+
+/// Everything a reader needs beside the tensors. Each shard carries its own, with the linears,
+/// inputs and carried tensors that stand in that shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Always [`FORMAT`].
+    pub format: String,
+    /// Format version, `[major, minor]`.
+    pub version: [u32; 2],
+    /// The tool that wrote the pack.
+    pub tool: Tool,
+    /// The chip the pack was made for, with the limits that were in force.
+    pub target: Target,
+    /// The files that were converted, in shard order.
+    pub sources: Vec<Source>,
+    /// What the source says of its model.
+    pub model: Model,
+    /// The resolved recipe, as the tool wrote it; a record, not needed to read the pack.
+    pub recipe: serde_json::Value,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Linears' inputs in this shard.
+    pub inputs: Vec<Input>,
+    /// Linears in this shard.
+    pub linears: Vec<Linear>,
+    /// Tensors in this shard that are stored as they were.
+    pub carried: Vec<Carried>,
+    /// Where the weights of the whole pack go in the NPU's address space.
+    pub memory: MemoryPlan,
+    /// This shard's place; absent in a pack of one file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
+}
+
+/// Name and version of the writing tool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tool {
+    /// `tessera`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// A converted file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// File name without its folders.
+    pub file: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+}
+
+/// The model as its GGUF describes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Scalar keys of the architecture (`llama.block_count` …), with their values.
+    pub hyperparameters: BTreeMap<String, serde_json::Value>,
+}
+
+/// One input that one or more linears read; it is rotated and quantized once for all of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// Name, such as `blk.0.attn_input`.
+    pub name: String,
+    /// What is done to a row before it is quantized.
+    pub rotation: Rotation,
+    /// Tensor (F32 `[k]`) that a row is multiplied by before the orthogonal matrix: sign over
+    /// equalization diagonal. Absent when every factor is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector: Option<String>,
+    /// How the equalization diagonal was chosen: `none`, `norm`.
+    pub equalization: String,
+}
+
+/// The orthogonal matrix of an input: block-diagonal with equal blocks, each the Kronecker product
+/// of a small dense orthogonal factor and an orthonormal Sylvester-Hadamard matrix.
+///
+/// Index of the row within a block is `i * sylvester + j`, `i` of the factor, `j` of the Sylvester
+/// matrix. `size` equals `k`, or is larger where the row is padded with zeros first (presets only).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// Length of the row as the model has it.
+    pub k: u64,
+    /// Length of the rotated row; `size - k` zeros are appended before the transform.
+    pub size: u64,
+    /// Order of the Sylvester matrix, a power of two; 1 with no factor is the identity.
+    pub sylvester: u64,
+    /// The dense factor; absent when its order is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factor: Option<Factor>,
+}
+
+/// A dense orthogonal matrix stored in the pack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Factor {
+    /// Its construction: `paley1`, `paley2` or `hartley`.
+    pub kind: String,
+    /// Its order.
+    pub order: u64,
+    /// Tensor that holds it, F32 `[order, order]`, row-major.
+    pub tensor: String,
+}
+
+/// Which weights share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Granularity {
+    /// One scale for the whole linear.
+    Tensor,
+    /// One scale per output channel and segment.
+    Channel,
+}
+
+/// A weight matrix in NPU tiles, or E of them in one tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Linear {
+    /// Name of the linear, the GGUF's tensor name (`output.weight` for a tied head).
+    pub name: String,
+    /// Tensor of the source it was made from.
+    pub source: String,
+    /// Output channels.
+    pub n: u64,
+    /// Input channels.
+    pub k: u64,
+    /// Number of experts; absent for a plain linear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<u64>,
+    /// Rows of the tiles: `n` and zero rows up to the engine's alignment.
+    pub n_padded: u64,
+    /// Columns of the tiles over all segments: the rotated row and zeros up to the alignment.
+    pub k_padded: u64,
+    /// Weight and activation bits.
+    pub scheme: Scheme,
+    /// Name of its input in [`Manifest::inputs`].
+    pub input: String,
+    /// Which weights share a scale.
+    pub granularity: Granularity,
+    /// How the scales were chosen: `amax`, `mse`, `kl`, `percentile`, …
+    pub calibrator: String,
+    /// Tensor of the scales, F32: `[segments, n]` or `[1]`, with `[experts]` before it where there
+    /// are experts.
+    pub scale: String,
+    /// Its ranges of K, ascending and contiguous from 0 to `k_padded`.
+    pub segments: Vec<Segment>,
+    /// Error of the integers against the rotated weights, over all rows:
+    /// `sqrt(Σ (w' - s·q)² / Σ w'²)`.
+    pub relative_rms: f64,
+    /// Mean over scales of clip threshold over largest magnitude; 1 means nothing is clipped.
+    pub mean_clip: f64,
+    /// IOMMU domain the tiles are meant for.
+    pub domain: u32,
+}
+
+/// A range of K that one NPU matmul executes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Tensor of its tiles.
+    pub tiles: String,
+    /// First rotated column.
+    pub start: u64,
+    /// Number of columns, a multiple of the target's alignment.
+    pub length: u64,
+    /// SHA-256 of the tiles' bytes, hexadecimal.
+    pub sha256: String,
+    /// Certificate of the accumulator; absent for the float engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accumulator: Option<Accumulator>,
+}
+
+/// What one output element can reach before it is converted, over all rows of a segment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accumulator {
+    /// Least value for any activation in the scheme's range.
+    pub min: i64,
+    /// Greatest value for any activation in the scheme's range.
+    pub max: i64,
+    /// Whether `min` and `max` fit the engine's output type, so that no input can overflow it.
+    pub certified: bool,
+    /// Greatest Euclidean norm of a row's integers: `norm · ‖q_a‖₂` bounds the accumulator of one
+    /// activation row.
+    pub norm: f64,
+}
+
+/// A tensor stored losslessly, under its own name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// GGUF tensor name, also the name in the pack.
+    pub name: String,
+    /// ggml type name, such as `Q8_0`.
+    pub ggml_type: String,
+    /// Shape, slowest dimension first (GGUF's `ne` reversed).
+    pub shape: Vec<u64>,
+    /// SHA-256 of the stored bytes, hexadecimal.
+    pub sha256: String,
+}
+
+/// Placement of the tiles in IOMMU domains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPlan {
+    /// Bytes of tiles in each domain, domain 0 first.
+    pub domain_bytes: Vec<u64>,
+    /// Bytes of all tiles.
+    pub tile_bytes: u64,
+}
+
+/// Place of a shard in its pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// 1-based index.
+    pub index: u32,
+    /// Number of shards.
+    pub count: u32,
+}

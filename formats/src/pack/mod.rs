@@ -1,0 +1,3 @@
+//! Packs: safetensors files of NPU tiles with a manifest.
+
+pub mod manifest;

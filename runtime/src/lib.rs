@@ -1,0 +1,1 @@
+//! What a device computes: rotation and quantization of rows.
