@@ -1,3 +1,23 @@
-//! The `tessera` command line.
+//! The `tessera` command line: parse, dispatch, report.
 
-fn main() {}
+mod cli;
+mod commands;
+mod convert;
+mod exit;
+mod hash;
+mod inspect;
+mod options;
+mod progress;
+mod recipe;
+mod size;
+mod table;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    exit::report(commands::run(arguments.command))
+}

@@ -1,0 +1,176 @@
+//! Arguments of every command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::options::Overrides;
+use crate::size;
+
+/// Offline model conversion and quantization for the Rockchip RK3588 NPU
+#[derive(Debug, Parser)]
+#[command(name = "tessera", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Exit codes:
+  0  everything is in order
+  1  the command worked, and what it checked is not in order
+  2  wrong usage or bad input
+  3  the environment lacks something (space, permission, a device)")]
+pub struct Arguments {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what a GGUF file or a pack holds, and what converting it would give
+    Inspect(InspectArguments),
+    /// Convert a GGUF file into a pack
+    Convert(ConvertArguments),
+    /// Check a pack, and measure it against the GGUF file it was made from
+    Verify(VerifyArguments),
+    /// Print a shell completion script
+    Completions {
+        /// Shell to complete for
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write man pages into a folder
+    Man {
+        /// Folder, which must exist
+        directory: PathBuf,
+    },
+}
+
+/// Arguments of `inspect`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  tessera inspect model.gguf                 what it holds, and what each scheme makes of it
+  tessera inspect model.gguf --tensors       every tensor
+  tessera inspect model.safetensors --json   a pack, for a program")]
+pub struct InspectArguments {
+    /// GGUF file (the first of a split), or pack
+    pub file: PathBuf,
+
+    /// List every tensor
+    #[arg(long)]
+    pub tensors: bool,
+
+    /// Chip whose limits apply
+    #[arg(long, value_name = "NAME", default_value = "rk3588")]
+    pub target: String,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `convert`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A recipe is a TOML file. A later rule overrides an earlier one; the command line overrides the
+defaults, not the rules:
+
+  [defaults]
+  scheme = \"w4a8\"
+
+  [[rule]]
+  match = 'ffn_down|attn_v'     # regular expression found in the tensor's name
+  scheme = \"w8a8\"
+
+Examples:
+  tessera convert model.gguf -o model.safetensors
+  tessera convert model.gguf -o model.safetensors --scheme w4a8 --memory-budget 1G
+  tessera convert model.gguf -o model.safetensors --recipe mixed.toml --shard-size 2G
+  tessera convert model.gguf -o model.safetensors --scheme w4a4 --dry-run --json")]
+pub struct ConvertArguments {
+    /// GGUF file (the first of a split)
+    pub input: PathBuf,
+
+    /// Pack to write, `NAME.safetensors`
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// Options of every linear.
+    #[command(flatten)]
+    pub options: Overrides,
+
+    /// Recipe: rules that choose options per tensor
+    #[arg(long, value_name = "FILE", help_heading = "Quantization")]
+    pub recipe: Option<PathBuf>,
+
+    /// Seed of every random choice
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Quantization")]
+    pub seed: u64,
+
+    /// Chip whose limits apply: rk3588, rk3588s, rk3576
+    #[arg(long, value_name = "NAME", default_value = "rk3588")]
+    pub target: String,
+
+    /// Worker threads [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Memory that the conversion may use
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse)]
+    pub memory_budget: u64,
+
+    /// Largest file to write; more than one becomes a sharded pack
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub shard_size: Option<u64>,
+
+    /// Say what would be done, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Replace an existing pack
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `verify`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  tessera verify model.safetensors                         hashes, shapes, limits, certificates
+  tessera verify model.safetensors --source model.gguf     and the error of every tensor")]
+pub struct VerifyArguments {
+    /// Pack: its file, its index, any of its shards, or its folder
+    pub pack: PathBuf,
+
+    /// GGUF file the pack was made from
+    #[arg(long, value_name = "FILE")]
+    pub source: Option<PathBuf>,
+
+    /// Accept a source other than the recorded one, such as the F16 original of a Q8_0 file
+    #[arg(long, requires = "source")]
+    pub any_source: bool,
+
+    /// Worker threads [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,69 @@
+//! One file per command: arguments in, output out.
+
+mod completions;
+mod convert;
+mod inspect;
+mod man;
+mod verify;
+
+use std::io::Write;
+
+use anyhow::{Context, anyhow, ensure};
+use tessera_formats::npu::Target;
+
+use crate::cli::Command;
+use crate::exit::Verdict;
+
+/// Threads beyond which a machine does not profit.
+const MOST_THREADS: usize = 1024;
+
+/// Runs a command.
+pub fn run(command: Command) -> anyhow::Result<Verdict> {
+    match command {
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man { directory } => man::run(&directory),
+    }
+}
+
+/// Worker threads: as asked, or one per core.
+fn threads(asked: Option<usize>) -> anyhow::Result<usize> {
+    match asked {
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        Some(threads) => {
+            ensure!(
+                (1..=MOST_THREADS).contains(&threads),
+                "`--threads` must be from 1 to {MOST_THREADS}",
+            );
+            Ok(threads)
+        }
+    }
+}
+
+/// Limits of the chip of that name.
+fn target(name: &str) -> anyhow::Result<Target> {
+    Target::by_name(name)
+        .ok_or_else(|| anyhow!("unknown target `{name}`: use rk3588, rk3588s or rk3576"))
+}
+
+/// Prints a result on stdout.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).context("stdout")?;
+    stdout.flush().context("stdout")
+}
+
+/// Prints a result as JSON on stdout.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Tells what the user should know, on stderr.
+#[expect(clippy::print_stderr, reason = "warnings are talk, and talk goes to stderr")]
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+}

@@ -1,0 +1,28 @@
+//! `tessera verify`: is a pack what it says, and how near is it to its source?
+
+use anyhow::Context;
+
+use crate::cli::VerifyArguments;
+use crate::exit::Verdict;
+use crate::verify::{Request, verify};
+
+/// Checks and prints what was found.
+pub fn run(arguments: &VerifyArguments) -> anyhow::Result<Verdict> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(super::threads(arguments.threads)?)
+        .build()
+        .context("worker threads")?;
+    let report = pool.install(|| {
+        verify(&Request {
+            pack: &arguments.pack,
+            source: arguments.source.as_deref(),
+            any_source: arguments.any_source,
+        })
+    })?;
+    if arguments.json {
+        super::print_json(&report)?;
+    } else {
+        super::print(&report.text())?;
+    }
+    Ok(if report.ok { Verdict::Passed } else { Verdict::Failed })
+}

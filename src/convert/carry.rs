@@ -1,0 +1,47 @@
+//! Tensors that go into the pack as they are.
+
+use anyhow::Context;
+use sha2::{Digest, Sha256};
+use tessera_formats::escape::Escaped;
+use tessera_formats::gguf::{Gguf, TensorInfo};
+use tessera_formats::pack::{Dtype, ShardWriter, carried_shape};
+
+use super::shards::carried_dtype;
+use crate::progress::Progress;
+
+/// Bytes copied at a time.
+const BLOCK: usize = 1 << 20;
+
+/// Copies a tensor into the shard; SHA-256 of its bytes.
+pub fn copy(
+    gguf: &Gguf,
+    tensor: &TensorInfo,
+    shard: &mut ShardWriter,
+    progress: &Progress,
+) -> anyhow::Result<[u8; 32]> {
+    let context = || format!("`{}`", Escaped(&tensor.name));
+    let start = shard.allocate(tensor.bytes).with_context(context)?;
+    let (dtype, shape) = stored_form(tensor).with_context(context)?;
+    shard.describe(&tensor.name, dtype, &shape, start).with_context(context)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; BLOCK.min(usize::try_from(tensor.bytes)?)];
+    let mut done = 0;
+    while done < tensor.bytes {
+        let left = usize::try_from(tensor.bytes - done)?;
+        let block = &mut buffer[..left.min(BLOCK)];
+        gguf.read_at(tensor, done, block)?;
+        hasher.update(&*block);
+        shard.write_at(start + done, block)?;
+        done += u64::try_from(block.len())?;
+        progress.advance(u64::try_from(block.len())?);
+    }
+    Ok(hasher.finalize().into())
+}
+
+/// Type and shape under which a carried tensor stands in a pack.
+fn stored_form(tensor: &TensorInfo) -> anyhow::Result<(Dtype, Vec<u64>)> {
+    let shape = tensor.dims.iter().rev().copied().collect::<Vec<_>>();
+    let dtype = carried_dtype(tensor.ggml_type.name());
+    let shape = carried_shape(dtype, &shape, tensor.row_bytes()).context("shape")?;
+    Ok((dtype, shape))
+}

@@ -1,0 +1,132 @@
+//! The vectors of the linears' inputs: random signs and the equalization diagonal.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use rayon::prelude::*;
+use tessera_calibration::equalize::{self, ColumnEnergy};
+use tessera_calibration::rk_llama;
+use tessera_formats::escape::Escaped;
+use tessera_formats::ggml;
+use tessera_formats::gguf::{Gguf, TensorInfo};
+use tessera_runtime::rotation::signs;
+
+use super::plan::{InputPlan, Norm, Plan, Signs};
+use super::stream::{Budget, Panels, for_each_chunk};
+use super::transform::RowTransform;
+use crate::progress::Progress;
+
+/// Rows whose column energies are summed before they join the total; part of the promise that the
+/// same bytes come out for any number of threads.
+const ROWS_PER_PANEL: usize = 64;
+
+/// An input, ready for the rows of its linears.
+pub struct PreparedInput {
+    /// v: the input is multiplied by it before its rotation. Absent when all are 1.
+    pub vector: Option<Vec<f32>>,
+    /// The same on the weights' side.
+    pub transform: RowTransform,
+}
+
+impl PreparedInput {
+    /// Chooses the vector of input `index` of the plan, reading its linears' weights if it is
+    /// equalized.
+    pub fn new(
+        gguf: &Gguf,
+        plan: &Plan,
+        index: usize,
+        seed: u64,
+        budget: Budget,
+        progress: &Progress,
+    ) -> anyhow::Result<Self> {
+        let input = &plan.inputs[index];
+        let signs = match &input.signs {
+            Signs::None => None,
+            Signs::Seeded => Some(signs(seed, &input.name, input.k)),
+            Signs::RkLlama(weight) => Some(rk_llama::signs(weight, input.k)),
+        };
+        let diagonal = match input.norm {
+            Some(norm) => Some(diagonal(gguf, plan, input, norm, budget, progress)?),
+            None => None,
+        };
+        let vector = match (signs, diagonal) {
+            (signs, None) => signs,
+            (None, Some(diagonal)) => Some(diagonal.iter().map(|d| 1.0 / d).collect()),
+            (Some(signs), Some(diagonal)) => {
+                Some(signs.iter().zip(&diagonal).map(|(sign, d)| sign / d).collect())
+            }
+        };
+        let unnormalized = matches!(input.signs, Signs::RkLlama(_));
+        let transform =
+            RowTransform::new(vector.as_deref(), Arc::clone(&input.rotation), unnormalized);
+        Ok(PreparedInput { vector, transform })
+    }
+}
+
+/// The equalization diagonal of an input, from its norm and the columns of all its linears.
+fn diagonal(
+    gguf: &Gguf,
+    plan: &Plan,
+    input: &InputPlan,
+    norm: Norm,
+    budget: Budget,
+    progress: &Progress,
+) -> anyhow::Result<Vec<f32>> {
+    let gain = vector(gguf, &gguf.tensors()[norm.gain])?;
+    let bias = norm.bias.map(|bias| vector(gguf, &gguf.tensors()[bias])).transpose()?;
+    let mut energy = ColumnEnergy::new(input.k);
+    for &linear in &input.linears {
+        let linear = &plan.linears[linear];
+        let tensor = &gguf.tensors()[linear.source];
+        let panels = Panels { matrices: linear.matrices(), n: linear.n, rows: ROWS_PER_PANEL };
+        add_columns(gguf, tensor, panels, &mut energy, budget, progress)
+            .with_context(|| format!("`{}`", Escaped(&tensor.name)))?;
+    }
+    Ok(equalize::diagonal(&gain, bias.as_deref(), &energy.rms()))
+}
+
+/// Adds the energy of every column of a tensor.
+fn add_columns(
+    gguf: &Gguf,
+    tensor: &TensorInfo,
+    panels: Panels,
+    energy: &mut ColumnEnergy,
+    budget: Budget,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let k = usize::try_from(tensor.dims[0])?;
+    let row_bytes = usize::try_from(tensor.row_bytes())?;
+    let in_flight = 2 * panels.rows * row_bytes + k * size_of::<f64>();
+    let scratch = panels.rows * k * size_of::<f32>();
+    let per_chunk = budget.panels(&tensor.name, in_flight, scratch)?;
+    for_each_chunk(gguf, tensor, panels, per_chunk, |chunk| {
+        let partial = chunk
+            .panels
+            .clone()
+            .into_par_iter()
+            .map_init(Vec::new, |weights: &mut Vec<f32>, index| {
+                let (rows, bytes) = chunk.panel(index);
+                weights.resize(rows.len() * k, 0.0);
+                ggml::dequantize(tensor.ggml_type, bytes, weights)?;
+                let mut energy = ColumnEnergy::new(k);
+                energy.add_rows(weights);
+                Ok((energy, bytes.len()))
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        for (panel, bytes) in partial {
+            energy.merge(&panel);
+            progress.advance(u64::try_from(bytes)?);
+        }
+        Ok(true)
+    })
+}
+
+/// A small tensor, dequantized whole.
+fn vector(gguf: &Gguf, tensor: &TensorInfo) -> anyhow::Result<Vec<f32>> {
+    let mut bytes = vec![0; usize::try_from(tensor.bytes)?];
+    gguf.read_at(tensor, 0, &mut bytes)?;
+    let mut values = vec![0.0; usize::try_from(tensor.elements())?];
+    ggml::dequantize(tensor.ggml_type, &bytes, &mut values)
+        .with_context(|| format!("`{}`", Escaped(&tensor.name)))?;
+    Ok(values)
+}

@@ -1,0 +1,449 @@
+//! One linear: rows in, tiles out.
+
+use std::ops::Range;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use anyhow::{Context, anyhow};
+use half::f16;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use tessera_calibration::clip;
+use tessera_formats::escape::Escaped;
+use tessera_formats::npu::Engine;
+use tessera_formats::npu::tiles::{self, TileLayout};
+use tessera_formats::pack::manifest::Accumulator;
+use tessera_formats::pack::ShardWriter;
+use tessera_runtime::accumulator::{RowSums, even_segments};
+use tessera_runtime::quantize;
+
+use super::plan::LinearPlan;
+use super::rows::{RowBuffer, RowSource};
+use super::scales::Scales;
+use super::stream::for_each_chunk;
+use crate::options::Certificate;
+use crate::progress::Progress;
+
+/// A linear as it stands in the pack.
+pub struct ConvertedLinear {
+    /// Its segments, ascending.
+    pub segments: Vec<ConvertedSegment>,
+    /// Scales, `[experts, segments, n]`, or `[experts]` when they are per tensor.
+    pub scales: Vec<f32>,
+    /// Relative error of the integers against the rotated weights.
+    pub relative_rms: f64,
+    /// Mean over scales of clip threshold over largest magnitude.
+    pub mean_clip: f64,
+}
+
+/// A segment as it stands in the pack.
+pub struct ConvertedSegment {
+    /// Columns of the rotated, padded row.
+    pub columns: Range<usize>,
+    /// Where its tiles start in the shard's data.
+    pub offset: u64,
+    /// SHA-256 of its tiles.
+    pub sha256: [u8; 32],
+    /// What its accumulators can reach.
+    pub accumulator: Option<Accumulator>,
+}
+
+/// Everything that the conversion of a linear needs.
+pub struct LinearJob<'a> {
+    /// Its rows.
+    pub source: RowSource<'a>,
+    /// How scales come about.
+    pub scales: &'a Scales,
+    /// Progress, in bytes of source.
+    pub progress: &'a Progress,
+}
+
+impl LinearJob<'_> {
+    fn plan(&self) -> &LinearPlan {
+        self.source.plan
+    }
+
+    /// Converts the linear into the region of the shard that starts at `offset`.
+    ///
+    /// K is cut into as few segments as every row's accumulator allows. The first panel tells where
+    /// to begin; when a later row needs more segments, the tensor is begun again with one more.
+    pub fn run(&self, shard: &ShardWriter, offset: u64) -> anyhow::Result<ConvertedLinear> {
+        let mut count = self.probe()?;
+        loop {
+            let segments = self.lay_out(count, offset)?;
+            if let Some(converted) = self.attempt(shard, segments)? {
+                return Ok(converted);
+            }
+            count += 1;
+        }
+    }
+
+    /// Fewest segments with which the first panel's accumulators are certified.
+    fn probe(&self) -> anyhow::Result<usize> {
+        let (fewest, most) = (self.plan().fewest_segments, self.plan().most_segments);
+        if fewest == most {
+            return Ok(fewest);
+        }
+        let mut found = most;
+        for_each_chunk(self.source.gguf, self.source.tensor, self.source.panels(), 1, |chunk| {
+            let (rows, bytes) = chunk.panel(0);
+            let mut scratch = Scratch::new(&self.source);
+            for count in fewest..most {
+                let segments = self.lay_out(count, 0)?;
+                let mut tiles = vec![0; self.panel_bytes()];
+                let panel = self.panel(rows.clone(), bytes, &segments, &mut scratch, &mut tiles)?;
+                if panel.certified {
+                    found = count;
+                    break;
+                }
+            }
+            Ok(false)
+        })?;
+        Ok(found)
+    }
+
+    /// Segments of K and where their tiles lie.
+    fn lay_out(&self, count: usize, offset: u64) -> anyhow::Result<Vec<SegmentPlan>> {
+        let matrices = u64::try_from(self.plan().matrices())?;
+        let mut offset = offset;
+        even_segments(self.plan().k_padded, count, tiles::TILE_K)
+            .into_iter()
+            .map(|columns| {
+                let layout = TileLayout::new(self.plan().engine(), self.plan().n_padded, columns.len())?;
+                let segment = SegmentPlan { columns, layout, offset };
+                offset += matrices * u64::try_from(layout.bytes())?;
+                Ok(segment)
+            })
+            .collect()
+    }
+
+    /// Bytes of one panel over all segments.
+    fn panel_bytes(&self) -> usize {
+        self.plan().engine().tile_n() * self.plan().k_padded * self.plan().engine().weight_bits() / 8
+    }
+
+    /// Converts with the given segments; `None` when a row is not certified.
+    fn attempt(
+        &self,
+        shard: &ShardWriter,
+        segments: Vec<SegmentPlan>,
+    ) -> anyhow::Result<Option<ConvertedLinear>> {
+        let geometry = self.source.panels();
+        let row_bytes = usize::try_from(self.source.tensor.row_bytes())?;
+        let panel_bytes = self.panel_bytes();
+        let in_flight = 2 * (geometry.rows * row_bytes + panel_bytes);
+        let scratch = Scratch::bytes(&self.source);
+        let per_chunk = self.source.budget.panels(&self.plan().name, in_flight, scratch)?;
+        let mut totals = Totals::new(self.plan(), segments.len());
+        let mut read = 0;
+        let complete = thread::scope(|scope| {
+            let (to_writer, tiles_to_write) = sync_channel::<(usize, Vec<u8>)>(0);
+            let (to_worker, written) = std::sync::mpsc::channel::<Vec<u8>>();
+            let segments = &segments;
+            for _ in 0..2 {
+                to_worker.send(Vec::new())?;
+            }
+            let writer = scope.spawn(move || -> anyhow::Result<Vec<[u8; 32]>> {
+                let mut hashers = vec![Sha256::new(); segments.len()];
+                for (first, tiles) in tiles_to_write {
+                    write_panels(shard, segments, first, &tiles, &mut hashers)?;
+                    // The worker may be done already.
+                    let _ = to_worker.send(tiles);
+                }
+                Ok(hashers.into_iter().map(|hasher| hasher.finalize().into()).collect())
+            });
+            let mut certified = true;
+            for_each_chunk(self.source.gguf, self.source.tensor, geometry, per_chunk, |chunk| {
+                let Ok(mut tiles) = written.recv() else { return Ok(false) };
+                tiles.resize(chunk.panels.len() * panel_bytes, 0);
+                let panels = tiles
+                    .par_chunks_mut(panel_bytes)
+                    .zip(chunk.panels.clone().into_par_iter())
+                    .map_init(
+                        || Scratch::new(&self.source),
+                        |scratch, (tiles, index)| {
+                            let (rows, bytes) = chunk.panel(index);
+                            self.panel(rows, bytes, segments, scratch, tiles)
+                        },
+                    )
+                    .collect::<Result<Vec<_>, _>>()?;
+                for panel in panels {
+                    certified &= panel.certified;
+                    totals.add(panel);
+                }
+                if !certified {
+                    return Ok(false);
+                }
+                let rows = geometry.range(chunk.panels.end - 1).end
+                    - geometry.range(chunk.panels.start).start;
+                let bytes = u64::try_from(rows * row_bytes)?;
+                read += bytes;
+                self.progress.advance(bytes);
+                Ok(to_writer.send((chunk.panels.start, tiles)).is_ok())
+            })?;
+            drop(to_writer);
+            let hashes = writer.join().map_err(|_| anyhow!("the writing thread panicked"))??;
+            anyhow::Ok(certified.then_some(hashes))
+        })
+        .with_context(|| format!("`{}`", Escaped(&self.plan().name)))?;
+        let Some(hashes) = complete else {
+            self.progress.retract(read);
+            return Ok(None);
+        };
+        Ok(Some(totals.finish(self.plan(), self.scales, segments, hashes)))
+    }
+
+    /// Converts one panel: `bytes` of the rows `rows` of the tensor into `tiles`, segment after
+    /// segment. Lanes without a row become zeros.
+    fn panel(
+        &self,
+        rows: Range<usize>,
+        bytes: &[u8],
+        segments: &[SegmentPlan],
+        scratch: &mut Scratch,
+        tiles: &mut [u8],
+    ) -> anyhow::Result<PanelResult> {
+        let row_bytes = bytes.len() / rows.len();
+        let mut result = PanelResult::new(rows.start, rows.len(), segments.len());
+        if rows.len() < self.plan().engine().tile_n() {
+            tiles.fill(0);
+        }
+        for (lane, (row, source)) in rows.zip(bytes.chunks_exact(row_bytes)).enumerate() {
+            self.source.prepare(row, source, &mut scratch.rows)?;
+            result.energy += quantize::squared_norm(&scratch.rows.row);
+            let mut start = 0;
+            for (index, segment) in segments.iter().enumerate() {
+                let end = start + segment.layout.panel_bytes();
+                self.quantize(row, lane, index, segment, scratch, &mut tiles[start..end], &mut result);
+                start = end;
+            }
+            if !result.certified {
+                break;
+            }
+        }
+        Ok(result)
+    }
+
+    /// Quantizes one segment of the prepared row into its lane of the panel.
+    #[expect(clippy::too_many_arguments, reason = "indices of one element of a nested loop")]
+    fn quantize(
+        &self,
+        row: usize,
+        lane: usize,
+        index: usize,
+        segment: &SegmentPlan,
+        scratch: &mut Scratch,
+        tiles: &mut [u8],
+        result: &mut PanelResult,
+    ) {
+        let weights = &scratch.rows.row[segment.columns.clone()];
+        let Some(qmax) = self.plan().engine().qmax() else {
+            let halves = &mut scratch.halves[..weights.len()];
+            let scale = self.scales.float(weights);
+            result.error += quantize::to_f16_row(weights, scale, halves);
+            tiles::pack_row_f16(halves, lane, tiles);
+            result.scale(index, lane, scale, 1.0);
+            return;
+        };
+        let integers = &mut scratch.integers[..weights.len()];
+        let scale = self.scales.integer(weights, qmax, row, index, &mut scratch.clip);
+        result.error += self.scales.quantize_row(weights, scale, qmax, integers);
+        let amax = quantize::amax(weights);
+        let clip = if amax > 0.0 { f64::from(scale) * f64::from(qmax) / f64::from(amax) } else { 1.0 };
+        result.scale(index, lane, scale, clip.min(1.0));
+        match self.plan().engine() {
+            Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),
+            _ => tiles::pack_row_i8(integers, lane, tiles),
+        }
+        let sums = RowSums::of(integers);
+        let certified = result.bound(index, self.plan(), sums);
+        let must_hold = self.plan().options.certificate == Certificate::Static;
+        result.certified &= certified || !must_hold;
+    }
+}
+
+/// A segment that is being filled.
+struct SegmentPlan {
+    columns: Range<usize>,
+    layout: TileLayout,
+    offset: u64,
+}
+
+/// Buffers of one worker.
+struct Scratch {
+    rows: RowBuffer,
+    integers: Vec<i8>,
+    halves: Vec<f16>,
+    clip: clip::Scratch,
+}
+
+impl Scratch {
+    fn new(source: &RowSource<'_>) -> Self {
+        let k = source.plan.k_padded;
+        Scratch {
+            rows: source.buffer(),
+            integers: vec![0; k],
+            halves: vec![f16::ZERO; k],
+            clip: clip::Scratch::default(),
+        }
+    }
+
+    /// Bytes that one worker's buffers take; the clip search may hold a copy of the row.
+    fn bytes(source: &RowSource<'_>) -> usize {
+        source.buffer_bytes() + source.plan.k_padded * (1 + 2 + 4)
+    }
+}
+
+/// What one panel gave beside its tiles.
+struct PanelResult {
+    first_row: usize,
+    rows: usize,
+    /// `[segment][lane]`.
+    scales: Vec<f32>,
+    clip: f64,
+    error: f64,
+    energy: f64,
+    bounds: Vec<Option<Accumulator>>,
+    certified: bool,
+}
+
+impl PanelResult {
+    fn new(first_row: usize, rows: usize, segments: usize) -> Self {
+        PanelResult {
+            first_row,
+            rows,
+            scales: vec![0.0; rows * segments],
+            clip: 0.0,
+            error: 0.0,
+            energy: 0.0,
+            bounds: vec![None; segments],
+            certified: true,
+        }
+    }
+
+    fn scale(&mut self, segment: usize, lane: usize, scale: f32, clip: f64) {
+        self.scales[segment * self.rows + lane] = scale;
+        self.clip += clip;
+    }
+
+    /// Widens the bound of a segment by a row; whether the row fits the engine's output type.
+    fn bound(&mut self, segment: usize, plan: &LinearPlan, sums: RowSums) -> bool {
+        let Some(range) = plan.options.scheme.activation_range() else { return true };
+        let (min, max) = sums.reach(range);
+        let certified = match plan.engine() {
+            Engine::I4 => i16::try_from(min).is_ok() && i16::try_from(max).is_ok(),
+            _ => i32::try_from(min).is_ok() && i32::try_from(max).is_ok(),
+        };
+        widen(&mut self.bounds[segment], Accumulator { min, max, certified, norm: sums.norm() });
+        certified
+    }
+}
+
+/// The smallest bound that holds both.
+fn widen(bound: &mut Option<Accumulator>, other: Accumulator) {
+    *bound = Some(match bound.take() {
+        None => other,
+        Some(one) => Accumulator {
+            min: one.min.min(other.min),
+            max: one.max.max(other.max),
+            certified: one.certified && other.certified,
+            norm: one.norm.max(other.norm),
+        },
+    });
+}
+
+/// Sums over the panels of a linear, added in order.
+struct Totals {
+    scales: Vec<f32>,
+    segments: usize,
+    n: usize,
+    clip: f64,
+    error: f64,
+    energy: f64,
+    bounds: Vec<Option<Accumulator>>,
+}
+
+impl Totals {
+    fn new(plan: &LinearPlan, segments: usize) -> Self {
+        Totals {
+            scales: vec![1.0; plan.matrices() * segments * plan.n],
+            segments,
+            n: plan.n,
+            clip: 0.0,
+            error: 0.0,
+            energy: 0.0,
+            bounds: vec![None; segments],
+        }
+    }
+
+    fn add(&mut self, panel: PanelResult) {
+        let (matrix, first) = (panel.first_row / self.n, panel.first_row % self.n);
+        for (segment, scales) in panel.scales.chunks_exact(panel.rows).enumerate() {
+            let start = (matrix * self.segments + segment) * self.n + first;
+            self.scales[start..start + panel.rows].copy_from_slice(scales);
+        }
+        self.clip += panel.clip;
+        self.error += panel.error;
+        self.energy += panel.energy;
+        for (bound, other) in self.bounds.iter_mut().zip(panel.bounds) {
+            if let Some(other) = other {
+                widen(bound, other);
+            }
+        }
+    }
+
+    fn finish(
+        self,
+        plan: &LinearPlan,
+        scales: &Scales,
+        segments: Vec<SegmentPlan>,
+        hashes: Vec<[u8; 32]>,
+    ) -> ConvertedLinear {
+        #[expect(clippy::cast_precision_loss, reason = "a count, for a mean")]
+        let mean_clip = self.clip / self.scales.len() as f64;
+        ConvertedLinear {
+            segments: segments
+                .into_iter()
+                .zip(hashes)
+                .zip(self.bounds)
+                .map(|((segment, sha256), accumulator)| ConvertedSegment {
+                    columns: segment.columns,
+                    offset: segment.offset,
+                    sha256,
+                    accumulator,
+                })
+                .collect(),
+            scales: scales.stored(self.scales, plan),
+            relative_rms: if self.energy > 0.0 { (self.error / self.energy).sqrt() } else { 0.0 },
+            mean_clip,
+        }
+    }
+}
+
+/// Writes the tiles of consecutive panels, `first` the number of the first, to each segment's
+/// place, and hashes them in order.
+fn write_panels(
+    shard: &ShardWriter,
+    segments: &[SegmentPlan],
+    first: usize,
+    tiles: &[u8],
+    hashers: &mut [Sha256],
+) -> anyhow::Result<()> {
+    if let [segment] = segments {
+        hashers[0].update(tiles);
+        let start = u64::try_from(first * segment.layout.panel_bytes())?;
+        return Ok(shard.write_at(segment.offset + start, tiles)?);
+    }
+    let panel_bytes: usize = segments.iter().map(|segment| segment.layout.panel_bytes()).sum();
+    for (index, panel) in tiles.chunks_exact(panel_bytes).enumerate() {
+        let mut rest = panel;
+        for (segment, hasher) in segments.iter().zip(&mut *hashers) {
+            let (part, after) = rest.split_at(segment.layout.panel_bytes());
+            rest = after;
+            hasher.update(part);
+            let start = u64::try_from((first + index) * segment.layout.panel_bytes())?;
+            shard.write_at(segment.offset + start, part)?;
+        }
+    }
+    Ok(())
+}

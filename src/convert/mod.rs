@@ -1,0 +1,320 @@
+//! The conversion of a GGUF file into a pack.
+
+mod carry;
+mod domains;
+mod entries;
+mod inputs;
+mod linear;
+pub mod plan;
+pub mod roles;
+mod rows;
+mod scales;
+mod segments;
+mod shards;
+pub mod stream;
+pub mod summary;
+mod transform;
+mod write;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use tessera_formats::gguf::{Gguf, Shard, Value};
+use tessera_formats::npu::{Engine, Target};
+use tessera_formats::pack;
+use tessera_formats::pack::manifest::{
+    FORMAT, Manifest, Model, Source, Tool, VERSION_MAJOR, VERSION_MINOR,
+};
+
+use self::plan::Plan;
+use self::stream::Budget;
+use self::summary::{CarriedSummary, SchemeSummary, Summary, Worst};
+use self::write::{Conversion, Written};
+use crate::hash::{hash_file, hex};
+use crate::progress::{self, Progress};
+use crate::recipe::Recipe;
+
+/// What is to be converted, and how.
+pub struct Request<'a> {
+    /// GGUF file.
+    pub input: &'a Path,
+    /// Pack to write.
+    pub output: &'a Path,
+    /// Options of every tensor.
+    pub recipe: Recipe,
+    /// Limits of the chip.
+    pub target: Target,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Memory and threads.
+    pub budget: Budget,
+    /// Largest file.
+    pub shard_size: Option<u64>,
+    /// Whether to stop before anything is written.
+    pub dry_run: bool,
+    /// Whether an existing pack is replaced.
+    pub force: bool,
+}
+
+/// Converts; on an error nothing stands under the pack's name.
+pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
+    let started = Instant::now();
+    let gguf = Gguf::open(request.input)?;
+    check_output(request, &gguf)?;
+    let plan = Plan::new(&gguf, &request.recipe, &request.target)?;
+    ensure!(
+        !plan.linears.is_empty() || !plan.carried.is_empty(),
+        "`{}` holds no tensors: nothing to convert",
+        request.input.display(),
+    );
+    ensure!(
+        plan.fits_domains(&request.target),
+        "the tiles need {} IOMMU domains, and {} has {}: choose fewer bits",
+        plan.memory.domain_bytes.len(),
+        request.target.name,
+        request.target.domains,
+    );
+    let mut summary = plan_summary(request, &gguf, &plan);
+    if request.dry_run {
+        return Ok(summary);
+    }
+    let written = write(request, &gguf, &plan)?;
+    gguf.check_unchanged()?;
+    complete(&mut summary, &written, started);
+    Ok(summary)
+}
+
+/// Refuses an output that is an input, or that exists.
+fn check_output(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
+    let output = request.output;
+    ensure!(
+        output.extension().is_some_and(|extension| extension == "safetensors"),
+        "the output `{}` must be called NAME.safetensors",
+        output.display(),
+    );
+    let folder = match output.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    ensure!(folder.is_dir(), "the folder `{}` does not exist", folder.display());
+    let existing = fs::canonicalize(output).ok();
+    for shard in gguf.shards() {
+        let input = fs::canonicalize(shard.path()).ok();
+        if existing.is_some() && existing == input {
+            bail!("the output `{}` is the input", output.display());
+        }
+    }
+    let index = pack::index_path(output);
+    for path in [output, &index] {
+        if path.symlink_metadata().is_ok() && !request.force && !request.dry_run {
+            bail!("`{}` exists: choose another name, or `--force` to replace it", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Writes every shard, and the index of a sharded pack.
+fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<Written> {
+    let common = common_manifest(request, gguf, plan)?;
+    let shards = shards::divide(plan, gguf, &common, request.shard_size);
+    let paths = shards::paths(request.output, shards.len());
+    let progress = Progress::start("converting", work(gguf, plan));
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(request.budget.threads)
+        .build()
+        .context("worker threads")?;
+    let result = thread::scope(|scope| {
+        let hashes = scope.spawn(|| hash_sources(gguf));
+        let conversion = Conversion {
+            gguf,
+            plan,
+            seed: request.seed,
+            budget: request.budget,
+            force: request.force,
+            progress: &progress,
+        };
+        pool.install(|| {
+            conversion.run(&shards, &paths, common, || {
+                hashes.join().map_err(|_| anyhow!("the hashing thread panicked"))?
+            })
+        })
+    });
+    progress.finish();
+    result
+}
+
+/// The part of the manifest that all shards share, with digests still to be filled in.
+fn common_manifest(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<Manifest> {
+    let sources = gguf
+        .shards()
+        .iter()
+        .map(|shard| Source {
+            file: shard
+                .path()
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            bytes: shard.len(),
+            sha256: hex(&[0; 32]),
+        })
+        .collect();
+    Ok(Manifest {
+        format: FORMAT.to_owned(),
+        version: [VERSION_MAJOR, VERSION_MINOR],
+        tool: Tool { name: "tessera".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        target: request.target.clone(),
+        sources,
+        model: Model {
+            architecture: gguf.architecture()?.to_owned(),
+            hyperparameters: hyperparameters(gguf)?,
+        },
+        recipe: request.recipe.record(),
+        seed: request.seed,
+        inputs: Vec::new(),
+        linears: Vec::new(),
+        carried: Vec::new(),
+        memory: plan.memory.clone(),
+        // The longest there is, for the room that headers need.
+        shard: shards::place(usize::MAX - 1, usize::MAX),
+    })
+}
+
+/// Scalar keys of the architecture.
+fn hyperparameters(gguf: &Gguf) -> anyhow::Result<BTreeMap<String, serde_json::Value>> {
+    let prefix = format!("{}.", gguf.architecture()?);
+    let scalar = |value: &Value| -> Option<serde_json::Value> {
+        Some(match value {
+            Value::Bool(value) => (*value).into(),
+            Value::String(value) => value.as_str().into(),
+            Value::F32(value) => f64::from(*value).into(),
+            Value::F64(value) => (*value).into(),
+            other => match other.as_u64() {
+                Some(value) => value.into(),
+                None => other.as_i64()?.into(),
+            },
+        })
+    };
+    Ok(gguf
+        .metadata()
+        .iter()
+        .filter(|(key, _)| key.starts_with(&prefix))
+        .filter_map(|(key, value)| Some((key.to_owned(), scalar(value)?)))
+        .collect())
+}
+
+/// SHA-256 of every source file, in order.
+fn hash_sources(gguf: &Gguf) -> anyhow::Result<Vec<String>> {
+    gguf.shards().iter().map(|shard| hash_file(shard.path())).collect()
+}
+
+/// Source bytes that the conversion reads, the passes over equalized inputs included.
+fn work(gguf: &Gguf, plan: &Plan) -> u64 {
+    let bytes = |tensor: usize| gguf.tensors()[tensor].bytes;
+    let linears: u64 = plan.linears.iter().map(|linear| bytes(linear.source)).sum();
+    let carried: u64 = plan.carried.iter().map(|&tensor| bytes(tensor)).sum();
+    let equalized: u64 = plan
+        .inputs
+        .iter()
+        .filter(|input| input.norm.is_some())
+        .flat_map(|input| &input.linears)
+        .map(|&linear| bytes(plan.linears[linear].source))
+        .sum();
+    linears + carried + equalized
+}
+
+/// Figures that are known before anything is read.
+fn plan_summary(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> Summary {
+    let mut schemes: BTreeMap<_, SchemeSummary> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    let mut coarse = 0;
+    for linear in &plan.linears {
+        let tensor = &gguf.tensors()[linear.source];
+        let figures = schemes.entry(linear.options.scheme).or_default();
+        figures.tensors += 1;
+        figures.matrices += linear.matrices();
+        figures.segments += linear.matrices() * linear.fewest_segments;
+        figures.weights += tensor.elements();
+        figures.source_bytes += tensor.bytes;
+        figures.tile_bytes += linear.tile_bytes();
+        let bits = tensor.bytes.saturating_mul(8) / tensor.elements().max(1);
+        if linear.engine() == Engine::I4 && bits < 8 {
+            coarse += 1;
+        }
+    }
+    if coarse > 0 {
+        warnings.push(format!(
+            "{coarse} tensors of the source have fewer than 8 bits a weight already; 4-bit weights \
+             made from them add their loss to it: convert from F16, BF16 or Q8_0 if you can",
+        ));
+    }
+    let carried = CarriedSummary {
+        tensors: plan.carried.len(),
+        bytes: plan.carried.iter().map(|&tensor| gguf.tensors()[tensor].bytes).sum(),
+    };
+    let tiles: u64 = schemes.values().map(|figures| figures.tile_bytes).sum();
+    Summary {
+        input: request.input.to_owned(),
+        output: Vec::new(),
+        dry_run: request.dry_run,
+        schemes,
+        carried,
+        domains: plan.memory.domain_bytes.len(),
+        bytes_in: gguf.shards().iter().map(Shard::len).sum(),
+        bytes_out: tiles + carried.bytes,
+        mean_relative_rms: None,
+        worst: None,
+        seconds: 0.0,
+        gigabytes_per_second: 0.0,
+        peak_memory: None,
+        warnings,
+    }
+}
+
+/// Adds what the conversion found.
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn complete(summary: &mut Summary, written: &Written, started: Instant) {
+    for figures in summary.schemes.values_mut() {
+        figures.segments = 0;
+    }
+    for linear in &written.linears {
+        if let Some(figures) = summary.schemes.get_mut(&linear.scheme) {
+            figures.segments += linear.segments * linear.matrices;
+        }
+    }
+    let errors = || written.linears.iter().map(|linear| linear.relative_rms);
+    if !written.linears.is_empty() {
+        summary.mean_relative_rms = Some(errors().sum::<f64>() / written.linears.len() as f64);
+    }
+    summary.worst = written
+        .linears
+        .iter()
+        .max_by(|one, other| one.relative_rms.total_cmp(&other.relative_rms))
+        .map(|linear| Worst { name: linear.name.clone(), relative_rms: linear.relative_rms });
+    summary.output = written.paths.clone();
+    summary.bytes_out = written.bytes;
+    summary.seconds = started.elapsed().as_secs_f64();
+    summary.gigabytes_per_second = summary.bytes_in as f64 / 1e9 / summary.seconds.max(1e-9);
+    summary.peak_memory = progress::peak_memory();
+}
+
+/// Removes files when a conversion fails half-way.
+struct Finished(Vec<PathBuf>);
+
+impl Finished {
+    fn keep(mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // Nothing more can be done about a file that cannot be removed.
+            let _ = fs::remove_file(path);
+        }
+    }
+}

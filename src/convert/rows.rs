@@ -1,0 +1,126 @@
+//! A linear's rows as the quantizer sees them: dequantized, equalized, rotated, padded.
+
+use std::ops::Range;
+
+use anyhow::bail;
+use rayon::prelude::*;
+use tessera_formats::escape::Escaped;
+use tessera_formats::ggml;
+use tessera_formats::gguf::{Gguf, TensorInfo};
+use tessera_runtime::quantize;
+
+use super::plan::LinearPlan;
+use super::stream::{Budget, Panels, for_each_chunk};
+use super::transform::RowTransform;
+
+/// The rows of one linear.
+#[derive(Clone, Copy)]
+pub struct RowSource<'a> {
+    /// The source.
+    pub gguf: &'a Gguf,
+    /// The weights.
+    pub tensor: &'a TensorInfo,
+    /// What was decided.
+    pub plan: &'a LinearPlan,
+    /// What is done to a row.
+    pub transform: &'a RowTransform,
+    /// Memory and threads.
+    pub budget: Budget,
+}
+
+/// Buffers for one row.
+pub struct RowBuffer {
+    /// The prepared row, `k_padded` values.
+    pub row: Vec<f32>,
+    rotation: Vec<f32>,
+}
+
+impl RowSource<'_> {
+    /// Buffers for rows of this linear.
+    pub fn buffer(&self) -> RowBuffer {
+        RowBuffer {
+            row: vec![0.0; self.plan.k_padded],
+            rotation: vec![0.0; self.transform.scratch_len()],
+        }
+    }
+
+    /// Bytes of one worker's buffers.
+    pub fn buffer_bytes(&self) -> usize {
+        (self.plan.k_padded + self.transform.scratch_len()) * size_of::<f32>()
+    }
+
+    /// Panels of the tensor, each the rows of one row of tiles.
+    pub fn panels(&self) -> Panels {
+        Panels { matrices: self.plan.matrices(), n: self.plan.n, rows: self.plan.engine().tile_n() }
+    }
+
+    /// Prepares row number `row` of the tensor from its bytes.
+    pub fn prepare(&self, row: usize, bytes: &[u8], buffer: &mut RowBuffer) -> anyhow::Result<()> {
+        let weights = &mut buffer.row[..self.plan.k];
+        ggml::dequantize(self.tensor.ggml_type, bytes, weights)?;
+        if let Some(column) = quantize::first_non_finite(weights) {
+            bail!(
+                "`{}` has a weight that is not finite ({}) in row {row}, column {column}: the model \
+                 is damaged, or was made from one that is",
+                Escaped(&self.tensor.name),
+                weights[column],
+            );
+        }
+        buffer.row[self.plan.k..].fill(0.0);
+        self.transform.apply(&mut buffer.row, &mut buffer.rotation);
+        if quantize::first_non_finite(&buffer.row).is_some() {
+            bail!(
+                "`{}` has weights so large in row {row} that their rotation overflows f32",
+                Escaped(&self.tensor.name),
+            );
+        }
+        Ok(())
+    }
+
+    /// Prepares every row of a panel and gives each to `observe`.
+    fn observe_panel(
+        &self,
+        (rows, bytes): (Range<usize>, &[u8]),
+        buffer: &mut RowBuffer,
+        mut observe: impl FnMut(usize, &[f32]),
+    ) -> anyhow::Result<()> {
+        let row_bytes = bytes.len() / rows.len();
+        for (row, bytes) in rows.zip(bytes.chunks_exact(row_bytes)) {
+            self.prepare(row, bytes, buffer)?;
+            observe(row, &buffer.row);
+        }
+        Ok(())
+    }
+
+    /// Passes over all rows: each panel fills a `new` accumulator, and `merge` takes them in order.
+    pub fn fold<A: Send>(
+        &self,
+        new: impl Fn() -> A + Sync,
+        observe: impl Fn(&mut A, usize, &[f32]) + Sync,
+        mut merge: impl FnMut(A),
+    ) -> anyhow::Result<()> {
+        let geometry = self.panels();
+        let row_bytes = usize::try_from(self.tensor.row_bytes())?;
+        let in_flight = 2 * geometry.rows * row_bytes + size_of::<A>();
+        let per_chunk = self.budget.panels(&self.plan.name, in_flight, self.buffer_bytes())?;
+        for_each_chunk(self.gguf, self.tensor, geometry, per_chunk, |chunk| {
+            let accumulators = chunk
+                .panels
+                .clone()
+                .into_par_iter()
+                .map_init(
+                    || self.buffer(),
+                    |buffer, index| {
+                        let mut accumulator = new();
+                        self.observe_panel(chunk.panel(index), buffer, |row, weights| {
+                            observe(&mut accumulator, row, weights);
+                        })?;
+                        Ok(accumulator)
+                    },
+                )
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            accumulators.into_iter().for_each(&mut merge);
+            Ok(true)
+        })
+    }
+}

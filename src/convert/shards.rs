@@ -1,0 +1,174 @@
+//! Division of a pack among files, and the room their headers need.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use tessera_formats::gguf::Gguf;
+use tessera_formats::pack::{self, Dtype};
+use tessera_formats::pack::manifest::{Manifest, Shard};
+
+use super::entries;
+use super::plan::Plan;
+
+/// What stands in one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardPlan {
+    /// Indices of the plan's linears.
+    pub linears: Vec<usize>,
+    /// Indices of the plan's inputs whose vectors stand here.
+    pub inputs: Vec<usize>,
+    /// Indices of the source's tensors that are carried here.
+    pub carried: Vec<usize>,
+    /// Bytes kept for the header.
+    pub header_reserve: u64,
+}
+
+/// Divides the plan into shards of at most `limit` bytes, in the order in which tensors are
+/// converted. A tensor that is larger by itself has a shard of its own.
+pub fn divide(plan: &Plan, gguf: &Gguf, common: &Manifest, limit: Option<u64>) -> Vec<ShardPlan> {
+    let mut division = Division::new(plan, gguf, common, limit.unwrap_or(u64::MAX));
+    for (index, linear) in plan.linears.iter().enumerate() {
+        division.add_linear(index, linear.input);
+    }
+    for &index in &plan.carried {
+        division.add_carried(index);
+    }
+    division.finish()
+}
+
+/// Shards so far, the last one open.
+struct Division<'a> {
+    plan: &'a Plan,
+    gguf: &'a Gguf,
+    limit: u64,
+    /// Bytes of the header's common part.
+    common: u64,
+    shards: Vec<ShardPlan>,
+    bytes: u64,
+    header: u64,
+    placed: BTreeSet<usize>,
+}
+
+/// Bytes by which a data section can be longer than its tensors: the header's length and padding.
+const FRAME: u64 = 8 + pack::DATA_ALIGNMENT;
+
+impl<'a> Division<'a> {
+    fn new(plan: &'a Plan, gguf: &'a Gguf, common: &Manifest, limit: u64) -> Self {
+        let common = pack::header_bytes(common, &[]).unwrap_or(u64::MAX / 4);
+        Division {
+            plan,
+            gguf,
+            limit,
+            common,
+            shards: vec![ShardPlan::default()],
+            // The key-value section stands in the first shard.
+            bytes: length(gguf.metadata_bytes().len()) + entry_bytes("gguf.metadata", 1),
+            header: common,
+            placed: BTreeSet::new(),
+        }
+    }
+
+    fn add_linear(&mut self, index: usize, input: usize) {
+        let linear = &self.plan.linears[index];
+        let source = &self.gguf.tensors()[linear.source];
+        let input_plan = &self.plan.inputs[input];
+        let scales = linear.matrices() * linear.most_segments * linear.n * size_of::<f32>();
+        let mut header = escaped_length(&entries::longest_linear(linear, source, input_plan))
+            + entry_bytes(&entries::scale_tensor(linear), 3);
+        for segment in 0..linear.most_segments {
+            header += entry_bytes(&entries::tiles_tensor(linear, segment, 2), 5);
+        }
+        let mut bytes = linear.tile_bytes() + length(scales);
+        let new_input = !self.placed.contains(&input);
+        if new_input {
+            let factor = input_plan.rotation.factor().map_or(0, <[f32]>::len);
+            bytes += length((input_plan.k + factor) * size_of::<f32>());
+            header += escaped_length(&entries::input(input_plan, true))
+                + 2 * entry_bytes(&entries::vector_tensor(input_plan), 2);
+        }
+        self.open(bytes, header);
+        if new_input {
+            self.placed.insert(input);
+            self.last().inputs.push(input);
+        }
+        self.last().linears.push(index);
+    }
+
+    fn add_carried(&mut self, index: usize) {
+        let tensor = &self.gguf.tensors()[index];
+        let header =
+            escaped_length(&entries::carried(tensor, None)) + entry_bytes(&tensor.name, 4);
+        self.open(tensor.bytes, header);
+        self.last().carried.push(index);
+    }
+
+    /// Makes room for a tensor: in the last shard, or in a new one.
+    fn open(&mut self, bytes: u64, header: u64) {
+        let last = self.last();
+        let empty = last.linears.is_empty() && last.carried.is_empty();
+        let total = self.bytes + self.header + bytes + header + FRAME;
+        if total > self.limit && !empty {
+            self.close();
+            self.shards.push(ShardPlan::default());
+            self.bytes = 0;
+            self.header = self.common;
+        }
+        self.bytes += bytes;
+        self.header += header;
+    }
+
+    fn close(&mut self) {
+        let header = self.header;
+        self.last().header_reserve = header;
+    }
+
+    fn last(&mut self) -> &mut ShardPlan {
+        let last = self.shards.len() - 1;
+        &mut self.shards[last]
+    }
+
+    fn finish(mut self) -> Vec<ShardPlan> {
+        self.close();
+        self.shards
+    }
+}
+
+/// Bytes that a value takes in the manifest, which is JSON in a JSON string, with its comma.
+fn escaped_length(value: &impl serde::Serialize) -> u64 {
+    let escaped = serde_json::to_string(value).and_then(|text| serde_json::to_string(&text));
+    escaped.map_or(u64::MAX / 4, |text| length(text.len()))
+}
+
+/// Bytes that a tensor's entry in the header can take at most.
+fn entry_bytes(name: &str, dimensions: u64) -> u64 {
+    // `"NAME":{"dtype":"BF16","shape":[…],"data_offsets":[…,…]},`, numbers of up to 20 digits.
+    escaped_length(&name) + 64 + 21 * (dimensions + 2)
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX / 4)
+}
+
+/// Files of a pack of `count` shards that is called `output`, in order.
+pub fn paths(output: &Path, count: usize) -> Vec<PathBuf> {
+    if count == 1 {
+        return vec![output.to_owned()];
+    }
+    (1..=count).map(|index| pack::shard_path(output, index, count)).collect()
+}
+
+/// Place of shard `index`, from 0, of `count`; absent in a pack of one.
+pub fn place(index: usize, count: usize) -> Option<Shard> {
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    (count > 1).then(|| Shard { index: number(index + 1), count: number(count) })
+}
+
+/// How a carried tensor's bytes are typed in a pack.
+pub fn carried_dtype(name: &str) -> Dtype {
+    match name {
+        "F32" => Dtype::F32,
+        "F16" => Dtype::F16,
+        "BF16" => Dtype::BF16,
+        _ => Dtype::U8,
+    }
+}

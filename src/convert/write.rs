@@ -1,0 +1,228 @@
+//! The conversion proper: shard after shard, linear after linear.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use tessera_formats::escape::Escaped;
+use tessera_formats::gguf::Gguf;
+use tessera_formats::npu::Scheme;
+use tessera_formats::pack::manifest::Manifest;
+use tessera_formats::pack::{self, Dtype, ShardWriter};
+
+use super::inputs::PreparedInput;
+use super::linear::{ConvertedLinear, LinearJob};
+use super::plan::Plan;
+use super::rows::RowSource;
+use super::scales::Scales;
+use super::shards::{self, ShardPlan};
+use super::stream::Budget;
+use super::{Finished, carry, entries};
+use crate::progress::Progress;
+
+/// A conversion under way.
+pub struct Conversion<'a> {
+    /// The source.
+    pub gguf: &'a Gguf,
+    /// What was decided.
+    pub plan: &'a Plan,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Memory and threads.
+    pub budget: Budget,
+    /// Whether existing files are replaced.
+    pub force: bool,
+    /// Progress, in bytes of source read.
+    pub progress: &'a Progress,
+}
+
+/// What was written.
+pub struct Written {
+    /// Files, in order.
+    pub paths: Vec<PathBuf>,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Every linear.
+    pub linears: Vec<WrittenLinear>,
+}
+
+/// What the summary says of a linear.
+pub struct WrittenLinear {
+    /// Its name.
+    pub name: String,
+    /// Its scheme.
+    pub scheme: Scheme,
+    /// Matrices in it.
+    pub matrices: usize,
+    /// K segments of each.
+    pub segments: usize,
+    /// Relative error of its weights.
+    pub relative_rms: f64,
+}
+
+impl Conversion<'_> {
+    /// Writes every shard to its path. `hashes` gives the digests of the source files; it is asked
+    /// when the first shard is complete.
+    pub fn run(
+        &self,
+        shards: &[ShardPlan],
+        paths: &[PathBuf],
+        mut common: Manifest,
+        hashes: impl FnOnce() -> anyhow::Result<Vec<String>>,
+    ) -> anyhow::Result<Written> {
+        let mut finished = Finished(Vec::new());
+        let mut written = Written { paths: Vec::new(), bytes: 0, linears: Vec::new() };
+        let mut hashes = Some(hashes);
+        let mut tensors = BTreeMap::new();
+        let mut prepared = HashMap::new();
+        let mut factors = BTreeSet::new();
+        for (index, (shard, path)) in shards.iter().zip(paths).enumerate() {
+            let mut file = ShardWriter::create(path, shard.header_reserve)?;
+            let mut manifest = common.clone();
+            manifest.shard = shards::place(index, shards.len());
+            let converted = self.linears(shard, &mut file, &mut prepared)?;
+            for (&linear, converted) in shard.linears.iter().zip(&converted) {
+                manifest.linears.push(self.describe(linear, converted, &mut file)?);
+                written.linears.push(self.written(linear, converted));
+            }
+            for &input in &shard.inputs {
+                let plan = &self.plan.inputs[input];
+                let vector = prepared.get(&input).and_then(|input| input.vector.as_deref());
+                if let Some(vector) = vector {
+                    let shape = [u64::try_from(vector.len())?];
+                    append_f32(&mut file, &entries::vector_tensor(plan), &shape, vector)?;
+                }
+                let entry = entries::input(plan, vector.is_some());
+                if let (Some(factor), Some(values)) = (&entry.rotation.factor, plan.rotation.factor())
+                    && factors.insert(factor.tensor.clone())
+                {
+                    let shape = [factor.order, factor.order];
+                    append_f32(&mut file, &factor.tensor, &shape, values)?;
+                }
+                manifest.inputs.push(entry);
+            }
+            self.carry(shard, &mut file, &mut manifest)?;
+            if index == 0 {
+                let bytes = self.gguf.metadata_bytes();
+                file.append("gguf.metadata", Dtype::U8, &[u64::try_from(bytes.len())?], bytes)?;
+            }
+            if let Some(hashes) = hashes.take() {
+                for (source, sha256) in common.sources.iter_mut().zip(hashes()?) {
+                    source.sha256 = sha256;
+                }
+            }
+            manifest.sources.clone_from(&common.sources);
+            for name in file.tensor_names() {
+                tensors.insert(name.to_owned(), index);
+            }
+            let shard = file.finish(&manifest, self.force)?;
+            finished.0.push(shard.path);
+            written.bytes += shard.bytes;
+        }
+        if shards.len() > 1 {
+            let total = written.bytes;
+            let index = pack::write_index(paths, &tensors, total, self.force)?;
+            finished.0.push(index);
+        }
+        written.paths = finished.keep();
+        Ok(written)
+    }
+
+    /// Converts the shard's linears into its first regions.
+    fn linears(
+        &self,
+        shard: &ShardPlan,
+        file: &mut ShardWriter,
+        prepared: &mut HashMap<usize, PreparedInput>,
+    ) -> anyhow::Result<Vec<ConvertedLinear>> {
+        let mut converted = Vec::with_capacity(shard.linears.len());
+        for &index in &shard.linears {
+            let plan = &self.plan.linears[index];
+            self.progress.name(&tessera_formats::escape::escaped(&plan.name));
+            if !prepared.contains_key(&plan.input) {
+                let input = PreparedInput::new(
+                    self.gguf,
+                    self.plan,
+                    plan.input,
+                    self.seed,
+                    self.budget,
+                    self.progress,
+                )?;
+                prepared.insert(plan.input, input);
+            }
+            let source = RowSource {
+                gguf: self.gguf,
+                tensor: &self.gguf.tensors()[plan.source],
+                plan,
+                transform: &prepared[&plan.input].transform,
+                budget: self.budget,
+            };
+            let scales = Scales::find(&source)
+                .with_context(|| format!("`{}`", Escaped(&plan.name)))?;
+            let offset = file.allocate(plan.tile_bytes())?;
+            let job = LinearJob { source, scales: &scales, progress: self.progress };
+            converted.push(job.run(file, offset)?);
+        }
+        Ok(converted)
+    }
+
+    /// Gives the tensors of a converted linear their names, and writes its scales.
+    fn describe(
+        &self,
+        index: usize,
+        converted: &ConvertedLinear,
+        file: &mut ShardWriter,
+    ) -> anyhow::Result<tessera_formats::pack::manifest::Linear> {
+        let plan = &self.plan.linears[index];
+        let input = &self.plan.inputs[plan.input];
+        let source = &self.gguf.tensors()[plan.source];
+        let entry = entries::linear(plan, source, input, self.plan.domains[index], converted);
+        for (segment, converted) in entry.segments.iter().zip(&converted.segments) {
+            let (dtype, shape) = pack::tiles_form(&entry, segment);
+            file.describe(&segment.tiles, dtype, &shape, converted.offset)?;
+        }
+        let shape = pack::scale_shape(&entry);
+        append_f32(file, &entry.scale, &shape, &converted.scales)?;
+        Ok(entry)
+    }
+
+    fn written(&self, index: usize, converted: &ConvertedLinear) -> WrittenLinear {
+        let plan = &self.plan.linears[index];
+        WrittenLinear {
+            name: plan.name.clone(),
+            scheme: plan.options.scheme,
+            matrices: plan.matrices(),
+            segments: converted.segments.len(),
+            relative_rms: converted.relative_rms,
+        }
+    }
+
+    /// Copies the shard's other tensors: wider types first, so that every one is aligned.
+    fn carry(
+        &self,
+        shard: &ShardPlan,
+        file: &mut ShardWriter,
+        manifest: &mut Manifest,
+    ) -> anyhow::Result<()> {
+        let mut order: Vec<_> =
+            shard.carried.iter().map(|&index| &self.gguf.tensors()[index]).collect();
+        order.sort_by_key(|tensor| std::cmp::Reverse(carry::alignment(tensor)));
+        for tensor in order {
+            self.progress.name(&tessera_formats::escape::escaped(&tensor.name));
+            let sha256 = carry::copy(self.gguf, tensor, file, self.progress)?;
+            manifest.carried.push(entries::carried(tensor, Some(&sha256)));
+        }
+        Ok(())
+    }
+}
+
+/// Appends a tensor of f32.
+fn append_f32(
+    file: &mut ShardWriter,
+    name: &str,
+    shape: &[u64],
+    values: &[f32],
+) -> anyhow::Result<()> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Ok(file.append(name, Dtype::F32, shape, &bytes)?)
+}

@@ -1,0 +1,73 @@
+//! Exit codes, and how a failure is told.
+
+use std::io::{self, ErrorKind};
+use std::process::ExitCode;
+
+use tessera_formats::gguf::GgufError;
+use tessera_formats::pack::PackError;
+
+/// What a command that ran to its end found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything is in order: exit code 0.
+    Passed,
+    /// The command worked, and what it checked is not in order: exit code 1.
+    Failed,
+}
+
+/// Usage error or bad input.
+const BAD_INPUT: u8 = 2;
+
+/// The environment lacks something: space, permission, a device.
+const ENVIRONMENT: u8 = 3;
+
+/// Prints an error, if there is one, with its hint, and gives the process's exit code.
+#[expect(clippy::print_stderr, reason = "the one place that tells a failure")]
+pub fn report(result: anyhow::Result<Verdict>) -> ExitCode {
+    match result {
+        Ok(Verdict::Passed) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::FAILURE,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if let Some(hint) = hint(&error) {
+                eprintln!("\nhint: {hint}");
+            }
+            ExitCode::from(code(&error))
+        }
+    }
+}
+
+/// Exit code of an error, from the kind of the I/O error at its root.
+fn code(error: &anyhow::Error) -> u8 {
+    match io_kind(error) {
+        Some(
+            ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::PermissionDenied
+            | ErrorKind::OutOfMemory
+            | ErrorKind::ResourceBusy,
+        ) => ENVIRONMENT,
+        _ => BAD_INPUT,
+    }
+}
+
+/// Whether the reader of our output went away, which is no failure of ours.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    io_kind(error) == Some(ErrorKind::BrokenPipe)
+}
+
+/// Kind of the first I/O error in the chain.
+fn io_kind(error: &anyhow::Error) -> Option<ErrorKind> {
+    error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
+}
+
+/// What to do about it, where the error knows.
+fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        let gguf = cause.downcast_ref::<GgufError>().and_then(GgufError::hint);
+        let pack = cause.downcast_ref::<PackError>().and_then(PackError::hint);
+        gguf.or(pack).map(|hint| hint.to_string())
+    })
+}

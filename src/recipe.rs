@@ -1,0 +1,163 @@
+//! Recipes: TOML files of ordered rules that choose options per tensor.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use regex::{Regex, RegexBuilder};
+use serde::Deserialize;
+
+use crate::options::{LinearOptions, Overrides};
+
+/// Largest recipe that is read, in bytes.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// Largest compiled regex, in bytes; keeps a hostile pattern from filling memory.
+const LARGEST_REGEX: usize = 1 << 20;
+
+/// A recipe as written.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecipeFile {
+    /// Options of every tensor; the command line overrides them.
+    #[serde(default)]
+    defaults: Overrides,
+    /// Rules, in order: a later one overrides an earlier one. Each has `match` and options.
+    #[serde(default, rename = "rule")]
+    rules: Vec<toml::Table>,
+}
+
+/// The options of every tensor: defaults and ordered rules, with their regexes compiled.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    defaults: Overrides,
+    rules: Vec<(Regex, Overrides)>,
+}
+
+impl Recipe {
+    /// The same options for every tensor.
+    pub fn uniform(options: Overrides) -> Self {
+        Recipe { defaults: options, rules: Vec::new() }
+    }
+
+    /// Reads a recipe file; `command_line` overrides its defaults, its rules override both.
+    pub fn read(path: &Path, command_line: Overrides) -> anyhow::Result<Self> {
+        let context = || format!("recipe `{}`", path.display());
+        let metadata = fs::metadata(path).with_context(context)?;
+        anyhow::ensure!(metadata.is_file(), "recipe `{}` is not a regular file", path.display());
+        anyhow::ensure!(
+            metadata.len() <= LARGEST_FILE,
+            "recipe `{}` has {} bytes, more than the {LARGEST_FILE} a recipe may have",
+            path.display(),
+            metadata.len(),
+        );
+        let text = fs::read_to_string(path).with_context(context)?;
+        Self::parse(&text, command_line).with_context(context)
+    }
+
+    fn parse(text: &str, command_line: Overrides) -> anyhow::Result<Self> {
+        let file: RecipeFile = toml::from_str(text)?;
+        let rules = file
+            .rules
+            .into_iter()
+            .enumerate()
+            .map(|(index, rule)| Self::rule(rule).with_context(|| format!("rule {}", index + 1)))
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Recipe { defaults: file.defaults.overridden_by(command_line), rules })
+    }
+
+    fn rule(mut rule: toml::Table) -> anyhow::Result<(Regex, Overrides)> {
+        let pattern = rule.remove("match").context("`match` is missing")?;
+        let pattern = pattern.as_str().context("`match` must be a string")?;
+        let regex = RegexBuilder::new(pattern)
+            .size_limit(LARGEST_REGEX)
+            .build()
+            .with_context(|| "`match` must be a regular expression".to_owned())?;
+        Ok((regex, rule.try_into()?))
+    }
+
+    /// Options of the tensor `name`; `None` when it is carried. The error names the contradiction.
+    pub fn options(&self, name: &str) -> Result<Option<LinearOptions>, String> {
+        self.given(name).resolve()
+    }
+
+    /// Whether a rule, not just the defaults, chooses a scheme for `name`: then it becomes a
+    /// linear even where it would not by its name.
+    pub fn names_scheme(&self, name: &str) -> bool {
+        self.rules.iter().any(|(regex, options)| options.scheme.is_some() && regex.is_match(name))
+    }
+
+    fn given(&self, name: &str) -> Overrides {
+        self.rules
+            .iter()
+            .filter(|(regex, _)| regex.is_match(name))
+            .fold(self.defaults, |options, (_, rule)| options.overridden_by(*rule))
+    }
+
+    /// The recipe as it is recorded in a manifest.
+    pub fn record(&self) -> serde_json::Value {
+        let rules: Vec<_> = self
+            .rules
+            .iter()
+            .map(|(regex, options)| {
+                serde_json::json!({ "match": regex.as_str(), "options": options })
+            })
+            .collect();
+        serde_json::json!({ "defaults": self.defaults, "rules": rules })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tessera_formats::npu::Scheme;
+
+    use super::*;
+    use crate::options::SchemeChoice;
+
+    const RECIPE: &str = r#"
+        [defaults]
+        scheme = "w4a8"
+        calibrator = "kl"
+
+        [[rule]]
+        match = 'ffn_down'
+        scheme = "w8a8"
+
+        [[rule]]
+        match = '^blk\.0\.'
+        scheme = "keep"
+    "#;
+
+    #[test]
+    fn later_rules_override_earlier_ones() {
+        let recipe = Recipe::parse(RECIPE, Overrides::default()).unwrap();
+        let scheme = |name| recipe.options(name).unwrap().map(|options| options.scheme);
+        assert_eq!(scheme("blk.1.attn_q.weight"), Some(Scheme::W4A8));
+        assert_eq!(scheme("blk.1.ffn_down.weight"), Some(Scheme::W8A8));
+        assert_eq!(scheme("blk.0.ffn_down.weight"), None);
+    }
+
+    #[test]
+    fn the_command_line_overrides_defaults_but_not_rules() {
+        let command_line = Overrides { scheme: Some(SchemeChoice::W16A16), ..Default::default() };
+        let recipe = Recipe::parse(RECIPE, command_line).unwrap();
+        let scheme = |name| recipe.options(name).unwrap().map(|options| options.scheme);
+        assert_eq!(scheme("blk.1.attn_q.weight"), Some(Scheme::W16A16));
+        assert_eq!(scheme("blk.1.ffn_down.weight"), Some(Scheme::W8A8));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, expected) in [
+            ("[defaults]\nschem = \"w8a8\"", "schem"),
+            ("[[rule]]\nmatch = \"a\"\nscheme = \"w2a2\"", "w2a2"),
+            ("[[rule]]\nmatch = \"a\"\nbits = 4", "bits"),
+            ("[[rule]]\nmatch = \"(\"\nscheme = \"w8a8\"", "rule 1"),
+            ("[[rule]]\nscheme = \"w8a8\"", "match"),
+            ("[[rule]]\nmatch = \"a{1000}{1000}{1000}\"", "rule 1"),
+        ] {
+            let error = format!("{:#}", Recipe::parse(text, Overrides::default()).unwrap_err());
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

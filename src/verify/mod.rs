@@ -1,0 +1,150 @@
+//! The check of a pack: against itself, and against its source.
+
+mod linear;
+mod report;
+
+use std::path::Path;
+
+use anyhow::Context;
+use tessera_formats::escape::Escaped;
+use tessera_formats::gguf::Gguf;
+use tessera_formats::pack::PackReader;
+use tessera_formats::pack::manifest::{Input, Linear};
+use tessera_runtime::rotation::Rotation;
+
+pub use self::report::{Report, TensorReport};
+use crate::hash::hash_file;
+
+/// What is to be checked.
+pub struct Request<'a> {
+    /// The pack.
+    pub pack: &'a Path,
+    /// The GGUF it was made from.
+    pub source: Option<&'a Path>,
+    /// Whether another GGUF of the same model may stand in for it.
+    pub any_source: bool,
+}
+
+/// Checks a pack. An error means that it could not be read at all; what is wrong with a readable
+/// pack is in the report.
+pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
+    let pack = PackReader::open(request.pack)?;
+    let source = request.source.map(Gguf::open).transpose()?;
+    let mut report = Report::new(request.pack, request.source);
+    if let Some(source) = &source
+        && !request.any_source
+    {
+        check_sources(&pack, source, &mut report)?;
+    }
+    for linear in pack.linears() {
+        let input = pack.input(&linear.input).context("input of a linear")?;
+        let basis = Basis::read(&pack, input)
+            .with_context(|| format!("input `{}`", Escaped(&input.name)))?;
+        linear::check(&pack, linear, &basis, source.as_ref(), &mut report)
+            .with_context(|| format!("`{}`", Escaped(&linear.name)))?;
+    }
+    for carried in pack.carried() {
+        if pack.hash_tensor(&carried.name)? != carried.sha256 {
+            report.problem(&carried.name, "its bytes do not have the recorded SHA-256");
+        }
+        if let Some(source) = &source {
+            check_carried(source, carried, request.any_source, &mut report)?;
+        }
+    }
+    Ok(report.finish())
+}
+
+/// The basis in which a linear's integers stand.
+struct Basis {
+    rotation: Rotation,
+    vector: Option<Vec<f32>>,
+}
+
+impl Basis {
+    fn read(pack: &PackReader, input: &Input) -> anyhow::Result<Self> {
+        let factor = match &input.rotation.factor {
+            Some(factor) => Some(pack.read_f32(&factor.tensor)?),
+            None => None,
+        };
+        let vector = match &input.vector {
+            Some(name) => Some(pack.read_f32(name)?),
+            None => None,
+        };
+        let rotation = Rotation::from_manifest(&input.rotation, factor.as_deref())?;
+        Ok(Basis { rotation, vector })
+    }
+}
+
+/// Compares the digests of the source's files with the recorded ones.
+fn check_sources(pack: &PackReader, source: &Gguf, report: &mut Report) -> anyhow::Result<()> {
+    let recorded: Vec<_> = pack.sources().iter().map(|source| source.sha256.clone()).collect();
+    let found = source
+        .shards()
+        .iter()
+        .map(|shard| hash_file(shard.path()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    if recorded != found {
+        report.problem(
+            "source",
+            "the pack was made from another file: its SHA-256 is not the recorded one \
+             (`--any-source` compares all the same)",
+        );
+    }
+    Ok(())
+}
+
+/// Compares a carried tensor with the source's.
+fn check_carried(
+    source: &Gguf,
+    carried: &tessera_formats::pack::manifest::Carried,
+    any_source: bool,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let Some(tensor) = source.tensor(&carried.name) else {
+        report.problem(&carried.name, "the source has no such tensor");
+        return Ok(());
+    };
+    let shape: Vec<u64> = tensor.dims.iter().rev().copied().collect();
+    if shape != carried.shape {
+        report.problem(
+            &carried.name,
+            &format!("its shape is {:?}, and {shape:?} in the source", carried.shape),
+        );
+    } else if tensor.ggml_type.name() != carried.ggml_type {
+        if !any_source {
+            report.problem(&carried.name, "its type is not the source's");
+        }
+    } else if !any_source && hash_tensor(source, tensor)? != carried.sha256 {
+        report.problem(&carried.name, "its bytes are not the source's");
+    }
+    Ok(())
+}
+
+/// SHA-256 of a tensor's bytes in the source.
+fn hash_tensor(
+    source: &Gguf,
+    tensor: &tessera_formats::gguf::TensorInfo,
+) -> anyhow::Result<String> {
+    use sha2::{Digest, Sha256};
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; usize::try_from(tensor.bytes.min(1 << 20))?];
+    let mut done = 0;
+    while done < tensor.bytes {
+        let left = usize::try_from(tensor.bytes - done)?;
+        let length = left.min(buffer.len());
+        let block = &mut buffer[..length];
+        source.read_at(tensor, done, block)?;
+        hasher.update(&*block);
+        done += u64::try_from(length)?;
+    }
+    Ok(crate::hash::hex(&hasher.finalize()))
+}
+
+/// Rows and columns of a linear as machine sizes.
+fn dimensions(linear: &Linear) -> anyhow::Result<(usize, usize, usize)> {
+    Ok((
+        usize::try_from(linear.experts.unwrap_or(1))?,
+        usize::try_from(linear.n)?,
+        usize::try_from(linear.k)?,
+    ))
+}
