@@ -173,14 +173,19 @@ fn large_blocks_are_clipped_at_their_percentile() {
     }
 }
 
-/// The chain of generation 3 keeps products: integers times the pack's scale, against the
-/// orthonormal transform of the weights, and against the plain product of the original's formula.
+/// Integers times the pack's scales give the product of the original's formula, which is the plain
+/// product of the rows but for rounding.
 #[test]
 fn pack_scales_keep_the_products_of_the_original() {
     let k = 1152;
     let transform = Transform::hadamard("blk.0.ffn_up.weight", k).expect("fits");
     let k_op = transform.size();
-    let rows = [draw_row(1, k), draw_row(2, k)].map(|mut row| {
+    let [w, a] = [draw_row(1, k), draw_row(2, k)];
+    let exact = |x: &[f32], y: &[f32]| -> f64 {
+        x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+    };
+    let (plain, norms) = (exact(&w, &a), (exact(&w, &w) * exact(&a, &a)).sqrt());
+    let rows = [w, a].map(|mut row| {
         row.resize(k_op, 0.0);
         transform.apply(&mut row);
         let scale = channel_scale(&row, 127);
@@ -194,6 +199,8 @@ fn pack_scales_keep_the_products_of_the_original() {
     let original = dot as f32 * (activation_scale * weight_scale / k_op as f32);
     let packed = dot as f32 * (pack_scale(activation_scale, k_op) * pack_scale(weight_scale, k_op));
     assert!((packed / original - 1.0).abs() < 1e-6, "{packed} {original}");
+    assert!((f64::from(packed) - plain).abs() < 1e-3 * norms, "{packed} {plain}");
+    assert!(plain.abs() > 1e-2 * norms, "a product near zero would prove little");
 }
 
 /// The tensor-wide passes give what each block's elements give by themselves.
