@@ -1,1 +1,3 @@
 //! Which numbers to choose: clip searches, scales, equalization.
+
+pub mod rk_llama;
