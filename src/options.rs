@@ -100,6 +100,16 @@ pub enum Preset {
     RkLlamaV3,
 }
 
+impl Preset {
+    /// The name as users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::RkLlamaV2 => "rk-llama-v2",
+            Preset::RkLlamaV3 => "rk-llama-v3",
+        }
+    }
+}
+
 /// Options as given: only what was said. One type for the command line and for recipes.
 #[derive(Args, Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -56,9 +56,12 @@ impl PreparedInput {
                 Some(signs.iter().zip(&diagonal).map(|(sign, d)| sign / d).collect())
             }
         };
-        let unnormalized = matches!(input.signs, Signs::RkLlama(_));
-        let transform =
-            RowTransform::new(vector.as_deref(), Arc::clone(&input.rotation), unnormalized);
+        let transform = match &input.signs {
+            Signs::RkLlama(weight) => RowTransform::RkLlama(
+                rk_llama::Transform::hadamard(weight, input.k).context("a row is too long")?,
+            ),
+            _ => RowTransform::new(vector.as_deref(), Arc::clone(&input.rotation)),
+        };
         Ok(PreparedInput { vector, transform })
     }
 }

@@ -14,12 +14,13 @@ use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
 use tessera_formats::pack::manifest::Accumulator;
 use tessera_formats::pack::ShardWriter;
-use tessera_runtime::accumulator::{RowSums, even_segments};
+use tessera_runtime::accumulator::RowSums;
 use tessera_runtime::quantize;
 
 use super::plan::LinearPlan;
 use super::rows::{RowBuffer, RowSource};
 use super::scales::Scales;
+use super::segments;
 use super::stream::for_each_chunk;
 use crate::options::Certificate;
 use crate::progress::Progress;
@@ -106,7 +107,7 @@ impl LinearJob<'_> {
     fn lay_out(&self, count: usize, offset: u64) -> anyhow::Result<Vec<SegmentPlan>> {
         let matrices = u64::try_from(self.plan().matrices())?;
         let mut offset = offset;
-        even_segments(self.plan().k_padded, count, tiles::TILE_K)
+        segments::columns(self.plan(), count)
             .into_iter()
             .map(|columns| {
                 let layout = TileLayout::new(self.plan().engine(), self.plan().n_padded, columns.len())?;
@@ -190,7 +191,7 @@ impl LinearJob<'_> {
             self.progress.retract(read);
             return Ok(None);
         };
-        Ok(Some(totals.finish(self.plan(), self.scales, segments, hashes)))
+        Ok(Some(totals.finish(self, segments, hashes)))
     }
 
     /// Converts one panel: `bytes` of the rows `rows` of the tensor into `tiles`, segment after
@@ -239,15 +240,17 @@ impl LinearJob<'_> {
         let weights = &scratch.rows.row[segment.columns.clone()];
         let Some(qmax) = self.plan().engine().qmax() else {
             let halves = &mut scratch.halves[..weights.len()];
-            let scale = self.scales.float(weights);
-            result.error += quantize::to_f16_row(weights, scale, halves);
+            let (scale, error) = self.scales.quantize_float(weights, row, halves);
+            result.error += error;
             tiles::pack_row_f16(halves, lane, tiles);
             result.scale(index, lane, scale, 1.0);
             return;
         };
         let integers = &mut scratch.integers[..weights.len()];
-        let scale = self.scales.integer(weights, qmax, row, index, &mut scratch.clip);
-        result.error += self.scales.quantize_row(weights, scale, qmax, integers);
+        let place = (row, index);
+        let (scale, error) =
+            self.scales.quantize_integer(weights, qmax, place, &mut scratch.clip, integers);
+        result.error += error;
         let amax = quantize::amax(weights);
         let clip = if amax > 0.0 { f64::from(scale) * f64::from(qmax) / f64::from(amax) } else { 1.0 };
         result.scale(index, lane, scale, clip.min(1.0));
@@ -329,12 +332,9 @@ impl PanelResult {
     /// Widens the bound of a segment by a row; whether the row fits the engine's output type.
     fn bound(&mut self, segment: usize, plan: &LinearPlan, sums: RowSums) -> bool {
         let Some(range) = plan.options.scheme.activation_range() else { return true };
-        let (min, max) = sums.reach(range);
-        let certified = match plan.engine() {
-            Engine::I4 => i16::try_from(min).is_ok() && i16::try_from(max).is_ok(),
-            _ => i32::try_from(min).is_ok() && i32::try_from(max).is_ok(),
-        };
-        widen(&mut self.bounds[segment], Accumulator { min, max, certified, norm: sums.norm() });
+        let row = sums.accumulator(range, plan.engine());
+        let certified = row.certified;
+        widen(&mut self.bounds[segment], row);
         certified
     }
 }
@@ -343,12 +343,7 @@ impl PanelResult {
 fn widen(bound: &mut Option<Accumulator>, other: Accumulator) {
     *bound = Some(match bound.take() {
         None => other,
-        Some(one) => Accumulator {
-            min: one.min.min(other.min),
-            max: one.max.max(other.max),
-            certified: one.certified && other.certified,
-            norm: one.norm.max(other.norm),
-        },
+        Some(bound) => bound.widened(&other),
     });
 }
 
@@ -394,8 +389,7 @@ impl Totals {
 
     fn finish(
         self,
-        plan: &LinearPlan,
-        scales: &Scales,
+        job: &LinearJob<'_>,
         segments: Vec<SegmentPlan>,
         hashes: Vec<[u8; 32]>,
     ) -> ConvertedLinear {
@@ -413,7 +407,7 @@ impl Totals {
                     accumulator,
                 })
                 .collect(),
-            scales: scales.stored(self.scales, plan),
+            scales: job.scales.stored(self.scales, job.source.transform),
             relative_rms: if self.energy > 0.0 { (self.error / self.energy).sqrt() } else { 0.0 },
             mean_clip,
         }

@@ -82,12 +82,12 @@ impl RowSource<'_> {
         &self,
         (rows, bytes): (Range<usize>, &[u8]),
         buffer: &mut RowBuffer,
-        mut observe: impl FnMut(usize, &[f32]),
+        mut observe: impl FnMut(usize, &[f32]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let row_bytes = bytes.len() / rows.len();
         for (row, bytes) in rows.zip(bytes.chunks_exact(row_bytes)) {
             self.prepare(row, bytes, buffer)?;
-            observe(row, &buffer.row);
+            observe(row, &buffer.row)?;
         }
         Ok(())
     }
@@ -96,8 +96,8 @@ impl RowSource<'_> {
     pub fn fold<A: Send>(
         &self,
         new: impl Fn() -> A + Sync,
-        observe: impl Fn(&mut A, usize, &[f32]) + Sync,
-        mut merge: impl FnMut(A),
+        observe: impl Fn(&mut A, usize, &[f32]) -> anyhow::Result<()> + Sync,
+        mut merge: impl FnMut(A) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let geometry = self.panels();
         let row_bytes = usize::try_from(self.tensor.row_bytes())?;
@@ -113,13 +113,13 @@ impl RowSource<'_> {
                     |buffer, index| {
                         let mut accumulator = new();
                         self.observe_panel(chunk.panel(index), buffer, |row, weights| {
-                            observe(&mut accumulator, row, weights);
+                            observe(&mut accumulator, row, weights)
                         })?;
                         Ok(accumulator)
                     },
                 )
                 .collect::<anyhow::Result<Vec<_>>>()?;
-            accumulators.into_iter().for_each(&mut merge);
+            accumulators.into_iter().try_for_each(&mut merge)?;
             Ok(true)
         })
     }

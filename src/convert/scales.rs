@@ -1,13 +1,19 @@
 //! Where the scales of a linear come from: each row, the whole matrix, or a preset.
 
+use half::f16;
 use tessera_calibration::clip::{self, Calibrator, TensorStatistics};
+use tessera_calibration::rk_llama;
 use tessera_formats::pack::manifest::Granularity;
 use tessera_runtime::quantize;
 
-use super::plan::LinearPlan;
 use super::rows::RowSource;
+use super::transform::RowTransform;
+use crate::options::Preset;
 
-/// How the scale of a row's segment is found.
+/// NPU cores among which rk-llama.cpp divides N by default.
+const RK_LLAMA_CORES: usize = 3;
+
+/// How the scale of a row's segment is found, and how the row is rounded to it.
 pub enum Scales {
     /// From the row's segment itself.
     Channel(Calibrator),
@@ -18,15 +24,28 @@ pub enum Scales {
         /// Rows of a matrix.
         n: usize,
     },
+    /// rk-llama.cpp's third generation: largest magnitude of the row's segment.
+    RkLlamaV3,
+    /// rk-llama.cpp's second generation: one per block of a matrix, found beforehand.
+    RkLlamaV2 {
+        /// Blocks of a matrix.
+        blocks: rk_llama::Blocks,
+        /// Scales, `[matrix][block]`.
+        scales: Vec<Vec<f32>>,
+        /// Rows of a matrix.
+        n: usize,
+    },
 }
 
 impl Scales {
-    /// Decides, with a pass over the weights where the scale needs them all.
+    /// Decides, with passes over the weights where a scale needs them all.
     pub fn find(source: &RowSource<'_>) -> anyhow::Result<Scales> {
         let options = &source.plan.options;
-        match options.granularity {
-            Granularity::Channel => Ok(Scales::Channel(options.calibrator)),
-            Granularity::Tensor => Self::of_matrices(source, options.calibrator),
+        match (options.preset, options.granularity) {
+            (Some(Preset::RkLlamaV3), _) => Ok(Scales::RkLlamaV3),
+            (Some(Preset::RkLlamaV2), _) => Self::of_blocks(source),
+            (None, Granularity::Channel) => Ok(Scales::Channel(options.calibrator)),
+            (None, Granularity::Tensor) => Self::of_matrices(source, options.calibrator),
         }
     }
 
@@ -38,8 +57,12 @@ impl Scales {
             |(matrix, statistics), row, weights| {
                 *matrix = row / n;
                 statistics.observe(weights);
+                Ok(())
             },
-            |(matrix, panel)| statistics[matrix].merge(&panel),
+            |(matrix, panel)| {
+                statistics[matrix].merge(&panel);
+                Ok(())
+            },
         )?;
         let scale = |statistics: &TensorStatistics| match source.plan.engine().qmax() {
             Some(qmax) => statistics.scale(qmax, calibrator),
@@ -48,27 +71,90 @@ impl Scales {
         Ok(Scales::Matrix { scales: statistics.iter().map(scale).collect(), n })
     }
 
-    /// Scale of a row for the float engine.
-    pub fn float(&self, weights: &[f32], row: usize) -> f32 {
-        match self {
-            Scales::Channel(_) => quantize::f16_scale(quantize::amax(weights)),
-            Scales::Matrix { scales, n } => scales[row / n],
+    fn of_blocks(source: &RowSource<'_>) -> anyhow::Result<Scales> {
+        let plan = source.plan;
+        let n = plan.n;
+        let size = source.transform.size();
+        let blocks = rk_llama::Blocks::new(n, size, RK_LLAMA_CORES, plan.engine().tile_n());
+        let Some(qmax) = plan.engine().qmax() else { return Ok(Scales::RkLlamaV3) };
+        let mut passes = vec![rk_llama::BlockScales::new(blocks.clone(), qmax); plan.matrices()];
+        loop {
+            // Every matrix is at the same stage.
+            let stage = passes[0].fork();
+            let forks: Vec<_> = passes.iter().map(rk_llama::BlockScales::fork).collect();
+            source.fold(
+                || (0, stage.clone()),
+                |(matrix, pass), row, weights| {
+                    if pass == &stage {
+                        (*matrix, *pass) = (row / n, forks[row / n].fork());
+                    }
+                    Ok(pass.observe(row % n, &weights[..size])?)
+                },
+                |(matrix, pass)| Ok(passes[matrix].merge(&pass)?),
+            )?;
+            let mut scales = Vec::new();
+            let mut again = Vec::new();
+            for pass in passes {
+                match pass.next()? {
+                    rk_llama::Scales::Done(done) => scales.push(done),
+                    rk_llama::Scales::Again(pass) => again.push(pass),
+                }
+            }
+            if again.is_empty() {
+                return Ok(Scales::RkLlamaV2 { blocks, scales, n });
+            }
+            passes = again;
         }
     }
 
-    /// Scale of a row's segment for an integer engine.
-    pub fn integer(&self, weights: &[f32], qmax: i8, row: usize, scratch: &mut clip::Scratch) -> f32 {
-        match self {
+    /// Quantizes a row to f16; its scale, and the sum of squared errors.
+    pub fn quantize_float(&self, weights: &[f32], row: usize, out: &mut [f16]) -> (f32, f64) {
+        let scale = match self {
+            Scales::Channel(_) => quantize::f16_scale(quantize::amax(weights)),
+            Scales::Matrix { scales, n } => scales[row / n],
+            Scales::RkLlamaV3 | Scales::RkLlamaV2 { .. } => 1.0,
+        };
+        (scale, quantize::to_f16_row(weights, scale, out))
+    }
+
+    /// Quantizes segment `segment` of a row to integers in ±`qmax`; its scale, and the sum of
+    /// squared errors.
+    pub fn quantize_integer(
+        &self,
+        weights: &[f32],
+        qmax: i8,
+        (row, segment): (usize, usize),
+        scratch: &mut clip::Scratch,
+        out: &mut [i8],
+    ) -> (f32, f64) {
+        let scale = match self {
             Scales::Channel(calibrator) => clip::channel_scale(weights, qmax, *calibrator, scratch),
             Scales::Matrix { scales, n } => scales[row / n],
-        }
+            Scales::RkLlamaV3 => rk_llama::channel_scale(weights, qmax),
+            Scales::RkLlamaV2 { blocks, scales, n } => {
+                let slice = blocks.slice_of(row % n).unwrap_or_default();
+                scales[row / n][blocks.index(segment, slice)]
+            }
+        };
+        let error = match self {
+            Scales::Channel(_) | Scales::Matrix { .. } => {
+                quantize::quantize_row(weights, scale, qmax, out)
+            }
+            Scales::RkLlamaV3 | Scales::RkLlamaV2 { .. } => {
+                rk_llama::quantize_row(weights, scale, qmax, out)
+            }
+        };
+        (scale, error)
     }
 
     /// The scales as the pack stores them, from those of every row, `[matrix][segment][n]`.
-    pub fn stored(&self, rows: Vec<f32>, _plan: &LinearPlan) -> Vec<f32> {
-        match self {
-            Scales::Channel(_) => rows,
-            Scales::Matrix { scales, .. } => scales.clone(),
+    pub fn stored(&self, mut rows: Vec<f32>, transform: &RowTransform) -> Vec<f32> {
+        if let Scales::Matrix { scales, .. } = self {
+            return scales.clone();
         }
+        for scale in &mut rows {
+            *scale = transform.pack_scale(*scale);
+        }
+        rows
     }
 }

@@ -1,6 +1,25 @@
 //! How K is cut into segments that the 4-bit engine's accumulator can certify.
 
+use std::ops::Range;
+
 use tessera_formats::npu::Scheme;
+use tessera_formats::npu::tiles::TILE_K;
+use tessera_runtime::accumulator::even_segments;
+
+use super::plan::LinearPlan;
+
+/// The columns of `count` segments. Ours are as even as tiles allow; a preset's are as long as its
+/// system makes them, and the last takes the rest.
+pub fn columns(plan: &LinearPlan, count: usize) -> Vec<Range<usize>> {
+    if plan.options.preset.is_none() {
+        return even_segments(plan.k_padded, count, TILE_K);
+    }
+    let longest = plan.k_padded.div_ceil(count).next_power_of_two();
+    (0..plan.k_padded)
+        .step_by(longest)
+        .map(|start| start..plan.k_padded.min(start + longest))
+        .collect()
+}
 
 /// Longest K, a multiple of 32, for which no weights in ±qmax and no activation in the scheme's
 /// range can leave int16.

@@ -7,43 +7,59 @@ use tessera_runtime::rotation::Rotation;
 
 /// Equalization, signs and rotation of one input, on the weights' side: a row w becomes
 /// R·(w ⊘ v), where the input x becomes R·(v ⊙ x).
-pub struct RowTransform {
-    /// 1/v, one value per column; absent when all are 1.
-    inverse: Option<Vec<f32>>,
-    rotation: Arc<Rotation>,
-    /// Whether the transform is rk-llama.cpp's own, without normalization.
-    unnormalized: bool,
+pub enum RowTransform {
+    /// Ours.
+    Rotation {
+        /// 1/v, one value per column; absent when all are 1.
+        inverse: Option<Vec<f32>>,
+        /// R.
+        rotation: Arc<Rotation>,
+    },
+    /// rk-llama.cpp's own, which is not normalized.
+    RkLlama(rk_llama::Transform),
 }
 
 impl RowTransform {
-    /// The transform of an input with the vector v.
-    pub fn new(vector: Option<&[f32]>, rotation: Arc<Rotation>, unnormalized: bool) -> Self {
+    /// Ours, with the vector v.
+    pub fn new(vector: Option<&[f32]>, rotation: Arc<Rotation>) -> Self {
         let inverse = vector.map(|vector| vector.iter().map(|v| 1.0 / v).collect());
-        RowTransform { inverse, rotation, unnormalized }
+        RowTransform::Rotation { inverse, rotation }
     }
 
-    /// Length of the rotated row.
+    /// Length of the transformed row.
     pub fn size(&self) -> usize {
-        self.rotation.size()
+        match self {
+            RowTransform::Rotation { rotation, .. } => rotation.size(),
+            RowTransform::RkLlama(transform) => transform.size(),
+        }
     }
 
     /// Values of scratch that `apply` needs.
     pub fn scratch_len(&self) -> usize {
-        self.rotation.scratch_len()
+        match self {
+            RowTransform::Rotation { rotation, .. } => rotation.scratch_len(),
+            RowTransform::RkLlama(_) => 0,
+        }
     }
 
-    /// Factor from scales of the transformed row to scales of the normalized rotation.
-    pub fn scale_factor(&self) -> f32 {
-        if self.unnormalized { rk_llama::scale_factor(self.size()) } else { 1.0 }
+    /// The scale that a pack stores for a row that was quantized with `scale`.
+    pub fn pack_scale(&self, scale: f32) -> f32 {
+        match self {
+            RowTransform::Rotation { .. } => scale,
+            RowTransform::RkLlama(transform) if transform.is_identity() => scale,
+            RowTransform::RkLlama(transform) => rk_llama::pack_scale(scale, transform.size()),
+        }
     }
 
     /// Transforms the row in place; what lies beyond its length must be zero.
     pub fn apply(&self, row: &mut [f32], scratch: &mut [f32]) {
-        let row = &mut row[..self.rotation.size()];
-        match (&self.inverse, self.unnormalized) {
-            (Some(inverse), true) => rk_llama::transform(row, inverse),
-            (Some(inverse), false) => self.rotation.apply_scaled(row, inverse, scratch),
-            (None, _) => self.rotation.apply(row, scratch),
+        let row = &mut row[..self.size()];
+        match self {
+            RowTransform::Rotation { inverse: Some(inverse), rotation } => {
+                rotation.apply_scaled(row, inverse, scratch);
+            }
+            RowTransform::Rotation { inverse: None, rotation } => rotation.apply(row, scratch),
+            RowTransform::RkLlama(transform) => transform.apply(row),
         }
     }
 }
