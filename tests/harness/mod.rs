@@ -1,0 +1,79 @@
+//! Running the binary, and finding models to run it on.
+
+#![allow(dead_code, reason = "each test file uses what it needs")]
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+/// The binary under test.
+pub fn tessera() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tessera"))
+}
+
+/// The tiny real model that the repository carries.
+pub fn tiny_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/stories260K-Q8_0.gguf")
+}
+
+/// A folder of further models beside the repository, where there is one.
+pub fn shared_models(folder: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models").join(folder);
+    if !path.is_dir() {
+        println!("skipped: `../shared/models/{folder}` is not here");
+        return None;
+    }
+    Some(path)
+}
+
+/// Every GGUF model in a folder, sorted; statistics files are no models.
+pub fn models_in(folder: &Path) -> Vec<PathBuf> {
+    let mut models: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "gguf"))
+        .filter(|path| !path.to_string_lossy().contains("imatrix"))
+        .collect();
+    models.sort();
+    models
+}
+
+/// Converts with `arguments` and returns the summary.
+pub fn convert(input: &Path, output: &Path, arguments: &[&str]) -> Value {
+    let assert = tessera()
+        .arg("convert")
+        .arg(input)
+        .arg("-o")
+        .arg(output)
+        .args(arguments)
+        .arg("--json")
+        .assert()
+        .success();
+    serde_json::from_slice(&assert.get_output().stdout).unwrap()
+}
+
+/// Verifies a pack against its source and returns the report; the pack must be in order.
+pub fn verify(pack: &Path, source: &Path) -> Value {
+    let assert =
+        tessera().arg("verify").arg(pack).arg("--source").arg(source).arg("--json").assert();
+    let output = assert.get_output();
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(report["problems"], serde_json::json!([]), "{}", pack.display());
+    assert_eq!(output.status.code(), Some(0));
+    report
+}
+
+/// Relative errors by tensor name, from a report.
+pub fn errors(report: &Value) -> Vec<(String, f64)> {
+    report["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tensor| {
+            let name = tensor["name"].as_str().unwrap().to_owned();
+            (name, tensor["relative_rms"].as_f64().unwrap())
+        })
+        .collect()
+}
