@@ -1,6 +1,12 @@
 //! Weight tiles against the conversion of the vendor's runtime, and against a layout written as
 //! nested loops.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "bits are moved on purpose, and a test fails by panicking"
+)]
+
 use half::f16;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};

@@ -150,7 +150,7 @@ impl GgmlType {
         (n / elements).checked_mul(bytes)
     }
 
-    /// Whether `dequantize` reads this type. It does not read the codebook
+    /// Whether [`dequantize`](super::dequantize) reads this type. It does not read the codebook
     /// types (IQ1, IQ2, IQ3), Q8_1, which ggml itself never turns back into floats, integers and
     /// F64.
     pub const fn can_dequantize(self) -> bool {
