@@ -1,0 +1,50 @@
+# Everyday commands; `just` lists them.
+
+_default:
+    @just --list
+
+# Format, lint, test, document: what a change must pass
+check: format-check lint test doc
+
+# Rewrite every file in the house format
+format:
+    cargo fmt --all
+
+format-check:
+    cargo fmt --all --check
+
+# clippy on every target, warnings denied
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Every test; arguments go to cargo test
+test *arguments:
+    cargo test --workspace {{ arguments }}
+
+# API documentation, warnings denied
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# All that continuous integration runs
+ci:
+    .ci/run
+
+# Convert the model the repository carries
+example:
+    cargo run --release -- convert tests/data/stories260K-Q8_0.gguf -o stories260K.safetensors --scheme w8a8 --force
+
+# Write a GGUF with the shapes of a real model: just synthetic llama-1b target/llama-1b.gguf
+synthetic *arguments:
+    cargo run --release --example synthetic-gguf -- {{ arguments }}
+
+# CPU seconds, wall seconds and peak memory against llama-quantize (heavy: 2.2 GB of input)
+compare *arguments:
+    python3 benches/compare_llama_quantize.py {{ arguments }}
+
+# Fuzz one target (gguf, dequantize, pack); needs nightly and cargo-fuzz
+fuzz target seconds="60":
+    cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
+
+# Compile the fuzz targets without nightly
+fuzz-check:
+    cd fuzz && RUSTC_BOOTSTRAP=1 cargo check
