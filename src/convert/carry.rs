@@ -4,9 +4,9 @@ use anyhow::Context;
 use sha2::{Digest, Sha256};
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::{Gguf, TensorInfo};
-use tessera_formats::pack::{Dtype, ShardWriter, carried_shape};
+use tessera_formats::pack::ShardWriter;
 
-use super::shards::carried_dtype;
+use super::entries;
 use crate::progress::Progress;
 
 /// Bytes copied at a time.
@@ -21,7 +21,7 @@ pub fn copy(
 ) -> anyhow::Result<[u8; 32]> {
     let context = || format!("`{}`", Escaped(&tensor.name));
     let start = shard.allocate(tensor.bytes).with_context(context)?;
-    let (dtype, shape) = stored_form(tensor).with_context(context)?;
+    let (dtype, shape) = entries::carried_form(tensor);
     shard.describe(&tensor.name, dtype, &shape, start).with_context(context)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BLOCK.min(usize::try_from(tensor.bytes)?)];
@@ -38,10 +38,8 @@ pub fn copy(
     Ok(hasher.finalize().into())
 }
 
-/// Type and shape under which a carried tensor stands in a pack.
-fn stored_form(tensor: &TensorInfo) -> anyhow::Result<(Dtype, Vec<u64>)> {
-    let shape = tensor.dims.iter().rev().copied().collect::<Vec<_>>();
-    let dtype = carried_dtype(tensor.ggml_type.name());
-    let shape = carried_shape(dtype, &shape, tensor.row_bytes()).context("shape")?;
-    Ok((dtype, shape))
+/// Bytes of one element as a carried tensor's type in the pack has it; tensors with more come
+/// first, so that every one is aligned.
+pub fn element_bytes(tensor: &TensorInfo) -> usize {
+    entries::carried_form(tensor).0.bitsize() / 8
 }

@@ -1,9 +1,14 @@
 //! Manifest entries: of what was converted, and of the largest that could be.
 
+use tessera_formats::ggml::GgmlType;
 use tessera_formats::gguf::TensorInfo;
+use tessera_formats::npu::Engine;
+use tessera_formats::npu::tiles::TileLayout;
 use tessera_formats::pack::manifest::{
-    Accumulator, Carried, Input, Linear, Rotation, Segment,
+    Accumulator, Carried, Granularity, Input, Linear, Segment,
 };
+use tessera_formats::pack::{Dtype, names};
+use tessera_runtime::accumulator::AccumulatorBound;
 
 use super::linear::ConvertedLinear;
 use super::plan::{InputPlan, LinearPlan};
@@ -17,31 +22,11 @@ const LONGEST_NUMBER: f64 = -1.234_567_890_123_456_7e-300;
 
 /// Entry of an input.
 pub fn input(plan: &InputPlan, vector: bool) -> Input {
-    let rotation: Rotation = plan.rotation.to_manifest();
     Input {
         name: plan.name.clone(),
-        rotation,
-        vector: vector.then(|| vector_tensor(plan)),
+        rotation: plan.rotation.to_manifest(),
+        vector: vector.then(|| names::vector(&plan.name)),
         equalization: if plan.norm.is_some() { "norm" } else { "none" }.to_owned(),
-    }
-}
-
-/// Name of the tensor of an input's vector.
-pub fn vector_tensor(plan: &InputPlan) -> String {
-    format!("{}.rotation", plan.name)
-}
-
-/// Name of the tensor of a linear's scales.
-pub fn scale_tensor(plan: &LinearPlan) -> String {
-    format!("{}.scale", plan.name)
-}
-
-/// Name of the tensor of a segment's tiles, of `count` segments.
-pub fn tiles_tensor(plan: &LinearPlan, segment: usize, count: usize) -> String {
-    if count == 1 {
-        format!("{}.tiles", plan.name)
-    } else {
-        format!("{}.tiles.{segment}", plan.name)
     }
 }
 
@@ -59,11 +44,11 @@ pub fn linear(
         .iter()
         .enumerate()
         .map(|(index, segment)| Segment {
-            tiles: tiles_tensor(plan, index, count),
+            tiles: names::tiles(&plan.name, index, count),
             start: number(segment.columns.start),
             length: number(segment.columns.len()),
             sha256: hex(&segment.sha256),
-            accumulator: segment.accumulator.clone(),
+            accumulator: segment.bound.map(|bound| certificate(bound, plan.engine())),
         })
         .collect();
     Linear {
@@ -78,7 +63,7 @@ pub fn linear(
 pub fn longest_linear(plan: &LinearPlan, source: &TensorInfo, input: &InputPlan) -> Linear {
     let segments = (0..plan.most_segments)
         .map(|index| Segment {
-            tiles: tiles_tensor(plan, index, 2),
+            tiles: names::tiles(&plan.name, index, 2),
             start: u64::MAX,
             length: u64::MAX,
             sha256: NO_DIGEST.to_owned(),
@@ -120,7 +105,7 @@ fn without_results(
         input: input.name.clone(),
         granularity: plan.options.granularity,
         calibrator,
-        scale: scale_tensor(plan),
+        scale: names::scale(&plan.name),
         segments: Vec::new(),
         relative_rms: 0.0,
         mean_clip: 0.0,
@@ -136,6 +121,49 @@ pub fn carried(tensor: &TensorInfo, sha256: Option<&[u8; 32]>) -> Carried {
         shape: tensor.dims.iter().rev().copied().collect(),
         sha256: sha256.map_or_else(|| NO_DIGEST.to_owned(), |digest| hex(digest)),
     }
+}
+
+/// A bound as the manifest records it, with the verdict for the engine's output type.
+pub fn certificate(bound: AccumulatorBound, engine: Engine) -> Accumulator {
+    let certified = match engine {
+        Engine::I4 => bound.fits_i16(),
+        Engine::I8 | Engine::F16 => bound.fits_i32(),
+    };
+    Accumulator { min: bound.min, max: bound.max, certified, norm: bound.norm }
+}
+
+/// Type and shape of the tensor of a segment's tiles.
+pub fn tiles_form(plan: &LinearPlan, layout: TileLayout) -> (Dtype, Vec<u64>) {
+    let dtype = match plan.engine() {
+        Engine::F16 => Dtype::F16,
+        Engine::I8 => Dtype::I8,
+        Engine::I4 => Dtype::U8,
+    };
+    (dtype, plan.experts.into_iter().chain(layout.shape()).map(number).collect())
+}
+
+/// Shape of the tensor of a linear's scales.
+pub fn scale_shape(plan: &LinearPlan, segments: usize) -> Vec<u64> {
+    let of_matrix = match plan.options.granularity {
+        Granularity::Channel => vec![segments, plan.n],
+        Granularity::Tensor => vec![1],
+    };
+    plan.experts.into_iter().chain(of_matrix).map(number).collect()
+}
+
+/// Type and shape under which a carried tensor stands: floats as they are, blocks as bytes.
+pub fn carried_form(tensor: &TensorInfo) -> (Dtype, Vec<u64>) {
+    let dtype = match tensor.ggml_type {
+        GgmlType::F32 => Dtype::F32,
+        GgmlType::F16 => Dtype::F16,
+        GgmlType::BF16 => Dtype::BF16,
+        _ => Dtype::U8,
+    };
+    let mut shape: Vec<u64> = tensor.dims.iter().rev().copied().collect();
+    if let (Dtype::U8, Some(last)) = (dtype, shape.last_mut()) {
+        *last = tensor.row_bytes();
+    }
+    (dtype, shape)
 }
 
 /// A size as the manifest writes it.

@@ -12,9 +12,8 @@ use tessera_calibration::clip;
 use tessera_formats::escape::Escaped;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
-use tessera_formats::pack::manifest::Accumulator;
 use tessera_formats::pack::ShardWriter;
-use tessera_runtime::accumulator::RowSums;
+use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
 use tessera_runtime::quantize;
 
 use super::plan::LinearPlan;
@@ -45,8 +44,10 @@ pub struct ConvertedSegment {
     pub offset: u64,
     /// SHA-256 of its tiles.
     pub sha256: [u8; 32],
-    /// What its accumulators can reach.
-    pub accumulator: Option<Accumulator>,
+    /// Layout of its tiles.
+    pub layout: TileLayout,
+    /// What its accumulators can reach; absent for the float engine.
+    pub bound: Option<AccumulatorBound>,
 }
 
 /// Everything that the conversion of a linear needs.
@@ -258,7 +259,7 @@ impl LinearJob<'_> {
             Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),
             _ => tiles::pack_row_i8(integers, lane, tiles),
         }
-        let sums = RowSums::of(integers);
+        let sums = RowSums::new(integers);
         let certified = result.bound(index, self.plan(), sums);
         let must_hold = self.plan().options.certificate == Certificate::Static;
         result.certified &= certified || !must_hold;
@@ -306,7 +307,7 @@ struct PanelResult {
     clip: f64,
     error: f64,
     energy: f64,
-    bounds: Vec<Option<Accumulator>>,
+    bounds: Vec<Option<AccumulatorBound>>,
     certified: bool,
 }
 
@@ -331,20 +332,15 @@ impl PanelResult {
 
     /// Widens the bound of a segment by a row; whether the row fits the engine's output type.
     fn bound(&mut self, segment: usize, plan: &LinearPlan, sums: RowSums) -> bool {
-        let Some(range) = plan.options.scheme.activation_range() else { return true };
-        let row = sums.accumulator(range, plan.engine());
-        let certified = row.certified;
-        widen(&mut self.bounds[segment], row);
-        certified
+        let Some((low, high)) = plan.options.scheme.activation_range() else { return true };
+        let row = sums.bound(low.into(), high.into());
+        let bound = &mut self.bounds[segment];
+        *bound = Some(bound.map_or(row, |bound| bound.union(row)));
+        match plan.engine() {
+            Engine::I4 => row.fits_i16(),
+            Engine::I8 | Engine::F16 => row.fits_i32(),
+        }
     }
-}
-
-/// The smallest bound that holds both.
-fn widen(bound: &mut Option<Accumulator>, other: Accumulator) {
-    *bound = Some(match bound.take() {
-        None => other,
-        Some(bound) => bound.widened(&other),
-    });
 }
 
 /// Sums over the panels of a linear, added in order.
@@ -355,7 +351,7 @@ struct Totals {
     clip: f64,
     error: f64,
     energy: f64,
-    bounds: Vec<Option<Accumulator>>,
+    bounds: Vec<Option<AccumulatorBound>>,
 }
 
 impl Totals {
@@ -381,9 +377,10 @@ impl Totals {
         self.error += panel.error;
         self.energy += panel.energy;
         for (bound, other) in self.bounds.iter_mut().zip(panel.bounds) {
-            if let Some(other) = other {
-                widen(bound, other);
-            }
+            *bound = match (*bound, other) {
+                (Some(bound), Some(other)) => Some(bound.union(other)),
+                (bound, other) => bound.or(other),
+            };
         }
     }
 
@@ -400,11 +397,12 @@ impl Totals {
                 .into_iter()
                 .zip(hashes)
                 .zip(self.bounds)
-                .map(|((segment, sha256), accumulator)| ConvertedSegment {
+                .map(|((segment, sha256), bound)| ConvertedSegment {
                     columns: segment.columns,
+                    layout: segment.layout,
                     offset: segment.offset,
                     sha256,
-                    accumulator,
+                    bound,
                 })
                 .collect(),
             scales: job.scales.stored(self.scales, job.source.transform),

@@ -2,7 +2,7 @@
 
 mod carry;
 mod domains;
-mod entries;
+pub mod entries;
 mod inputs;
 mod linear;
 pub mod plan;
@@ -83,7 +83,6 @@ pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
         return Ok(summary);
     }
     let written = write(request, &gguf, &plan)?;
-    gguf.check_unchanged()?;
     complete(&mut summary, &written, started);
     Ok(summary)
 }
@@ -108,7 +107,7 @@ fn check_output(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
             bail!("the output `{}` is the input", output.display());
         }
     }
-    let index = pack::index_path(output);
+    let index = pack::index_path(output)?;
     for path in [output, &index] {
         if path.symlink_metadata().is_ok() && !request.force && !request.dry_run {
             bail!("`{}` exists: choose another name, or `--force` to replace it", path.display());
@@ -120,8 +119,8 @@ fn check_output(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
 /// Writes every shard, and the index of a sharded pack.
 fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<Written> {
     let common = common_manifest(request, gguf, plan)?;
-    let shards = shards::divide(plan, gguf, &common, request.shard_size);
-    let paths = shards::paths(request.output, shards.len());
+    let shards = shards::divide(plan, gguf, &common, request.shard_size)?;
+    let paths = shards::paths(request.output, shards.len())?;
     let progress = Progress::start("converting", work(gguf, plan));
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(request.budget.threads)
@@ -134,6 +133,7 @@ fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<Writ
             plan,
             seed: request.seed,
             budget: request.budget,
+            output: request.output,
             force: request.force,
             progress: &progress,
         };
@@ -179,7 +179,7 @@ fn common_manifest(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::R
         carried: Vec::new(),
         memory: plan.memory.clone(),
         // The longest there is, for the room that headers need.
-        shard: shards::place(usize::MAX - 1, usize::MAX),
+        shard: shards::place(usize::MAX, usize::MAX),
     })
 }
 
@@ -299,22 +299,4 @@ fn complete(summary: &mut Summary, written: &Written, started: Instant) {
     summary.seconds = started.elapsed().as_secs_f64();
     summary.gigabytes_per_second = summary.bytes_in as f64 / 1e9 / summary.seconds.max(1e-9);
     summary.peak_memory = progress::peak_memory();
-}
-
-/// Removes files when a conversion fails half-way.
-struct Finished(Vec<PathBuf>);
-
-impl Finished {
-    fn keep(mut self) -> Vec<PathBuf> {
-        std::mem::take(&mut self.0)
-    }
-}
-
-impl Drop for Finished {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            // Nothing more can be done about a file that cannot be removed.
-            let _ = fs::remove_file(path);
-        }
-    }
 }

@@ -77,34 +77,45 @@ impl Scales {
         let size = source.transform.size();
         let blocks = rk_llama::Blocks::new(n, size, RK_LLAMA_CORES, plan.engine().tile_n());
         let Some(qmax) = plan.engine().qmax() else { return Ok(Scales::RkLlamaV3) };
-        let mut passes = vec![rk_llama::BlockScales::new(blocks.clone(), qmax); plan.matrices()];
-        loop {
-            // Every matrix is at the same stage.
-            let stage = passes[0].fork();
-            let forks: Vec<_> = passes.iter().map(rk_llama::BlockScales::fork).collect();
+        let first = rk_llama::BlockScales::new(blocks.clone(), qmax);
+        let mut stages = vec![rk_llama::Scales::Again(first); plan.matrices()];
+        while stages.iter().any(|stage| matches!(stage, rk_llama::Scales::Again(_))) {
+            let mut passes: Vec<_> = stages
+                .iter()
+                .map(|stage| match stage {
+                    rk_llama::Scales::Again(pass) => Some(pass.fork()),
+                    rk_llama::Scales::Done(_) => None,
+                })
+                .collect();
+            let forks = passes.clone();
             source.fold(
-                || (0, stage.clone()),
+                || (0, None),
                 |(matrix, pass), row, weights| {
-                    if pass == &stage {
-                        (*matrix, *pass) = (row / n, forks[row / n].fork());
+                    *matrix = row / n;
+                    match pass.get_or_insert_with(|| forks[row / n].clone()) {
+                        Some(pass) => Ok(pass.observe(row % n, &weights[..size])?),
+                        None => Ok(()),
                     }
-                    Ok(pass.observe(row % n, &weights[..size])?)
                 },
-                |(matrix, pass)| Ok(passes[matrix].merge(&pass)?),
+                |(matrix, pass)| match (&mut passes[matrix], pass.flatten()) {
+                    (Some(total), Some(pass)) => Ok(total.merge(&pass)?),
+                    _ => Ok(()),
+                },
             )?;
-            let mut scales = Vec::new();
-            let mut again = Vec::new();
-            for pass in passes {
-                match pass.next()? {
-                    rk_llama::Scales::Done(done) => scales.push(done),
-                    rk_llama::Scales::Again(pass) => again.push(pass),
+            for (stage, pass) in stages.iter_mut().zip(passes) {
+                if let Some(pass) = pass {
+                    *stage = pass.next()?;
                 }
             }
-            if again.is_empty() {
-                return Ok(Scales::RkLlamaV2 { blocks, scales, n });
-            }
-            passes = again;
         }
+        let scales = stages
+            .into_iter()
+            .filter_map(|stage| match stage {
+                rk_llama::Scales::Done(scales) => Some(scales),
+                rk_llama::Scales::Again(_) => None,
+            })
+            .collect();
+        Ok(Scales::RkLlamaV2 { blocks, scales, n })
     }
 
     /// Quantizes a row to f16; its scale, and the sum of squared errors.

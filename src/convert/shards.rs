@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use tessera_formats::gguf::Gguf;
-use tessera_formats::pack::{self, Dtype};
 use tessera_formats::pack::manifest::{Manifest, Shard};
+use tessera_formats::pack::{self, PackError, names};
 
 use super::entries;
 use super::plan::Plan;
@@ -25,15 +25,20 @@ pub struct ShardPlan {
 
 /// Divides the plan into shards of at most `limit` bytes, in the order in which tensors are
 /// converted. A tensor that is larger by itself has a shard of its own.
-pub fn divide(plan: &Plan, gguf: &Gguf, common: &Manifest, limit: Option<u64>) -> Vec<ShardPlan> {
-    let mut division = Division::new(plan, gguf, common, limit.unwrap_or(u64::MAX));
+pub fn divide(
+    plan: &Plan,
+    gguf: &Gguf,
+    common: &Manifest,
+    limit: Option<u64>,
+) -> Result<Vec<ShardPlan>, PackError> {
+    let mut division = Division::new(plan, gguf, common, limit.unwrap_or(u64::MAX))?;
     for (index, linear) in plan.linears.iter().enumerate() {
         division.add_linear(index, linear.input);
     }
     for &index in &plan.carried {
         division.add_carried(index);
     }
-    division.finish()
+    Ok(division.finish())
 }
 
 /// Shards so far, the last one open.
@@ -53,19 +58,24 @@ struct Division<'a> {
 const FRAME: u64 = 8 + pack::DATA_ALIGNMENT;
 
 impl<'a> Division<'a> {
-    fn new(plan: &'a Plan, gguf: &'a Gguf, common: &Manifest, limit: u64) -> Self {
-        let common = pack::header_bytes(common, &[]).unwrap_or(u64::MAX / 4);
-        Division {
+    fn new(
+        plan: &'a Plan,
+        gguf: &'a Gguf,
+        common: &Manifest,
+        limit: u64,
+    ) -> Result<Self, PackError> {
+        let common = pack::header_bytes(&common.widest(), &[])?;
+        Ok(Division {
             plan,
             gguf,
             limit,
             common,
             shards: vec![ShardPlan::default()],
             // The key-value section stands in the first shard.
-            bytes: length(gguf.metadata_bytes().len()) + entry_bytes("gguf.metadata", 1),
-            header: common,
+            bytes: length(gguf.metadata_bytes().len()),
+            header: common + entry_bytes(names::GGUF_METADATA, 1),
             placed: BTreeSet::new(),
-        }
+        })
     }
 
     fn add_linear(&mut self, index: usize, input: usize) {
@@ -74,9 +84,9 @@ impl<'a> Division<'a> {
         let input_plan = &self.plan.inputs[input];
         let scales = linear.matrices() * linear.most_segments * linear.n * size_of::<f32>();
         let mut header = escaped_length(&entries::longest_linear(linear, source, input_plan))
-            + entry_bytes(&entries::scale_tensor(linear), 3);
+            + entry_bytes(&names::scale(&linear.name), 3);
         for segment in 0..linear.most_segments {
-            header += entry_bytes(&entries::tiles_tensor(linear, segment, 2), 5);
+            header += entry_bytes(&names::tiles(&linear.name, segment, 2), 5);
         }
         let mut bytes = linear.tile_bytes() + length(scales);
         let new_input = !self.placed.contains(&input);
@@ -84,7 +94,7 @@ impl<'a> Division<'a> {
             let factor = input_plan.rotation.factor().map_or(0, <[f32]>::len);
             bytes += length((input_plan.k + factor) * size_of::<f32>());
             header += escaped_length(&entries::input(input_plan, true))
-                + 2 * entry_bytes(&entries::vector_tensor(input_plan), 2);
+                + 2 * entry_bytes(&names::vector(&input_plan.name), 2);
         }
         self.open(bytes, header);
         if new_input {
@@ -150,25 +160,16 @@ fn length(bytes: usize) -> u64 {
 }
 
 /// Files of a pack of `count` shards that is called `output`, in order.
-pub fn paths(output: &Path, count: usize) -> Vec<PathBuf> {
-    if count == 1 {
-        return vec![output.to_owned()];
-    }
+pub fn paths(output: &Path, count: usize) -> Result<Vec<PathBuf>, PackError> {
+    let count = number(count);
     (1..=count).map(|index| pack::shard_path(output, index, count)).collect()
 }
 
 /// Place of shard `index`, from 0, of `count`; absent in a pack of one.
 pub fn place(index: usize, count: usize) -> Option<Shard> {
-    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    (count > 1).then(|| Shard { index: number(index + 1), count: number(count) })
+    (count > 1).then(|| Shard { index: number(index).saturating_add(1), count: number(count) })
 }
 
-/// How a carried tensor's bytes are typed in a pack.
-pub fn carried_dtype(name: &str) -> Dtype {
-    match name {
-        "F32" => Dtype::F32,
-        "F16" => Dtype::F16,
-        "BF16" => Dtype::BF16,
-        _ => Dtype::U8,
-    }
+fn number(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
 }

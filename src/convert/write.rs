@@ -1,14 +1,14 @@
 //! The conversion proper: shard after shard, linear after linear.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped};
 use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Scheme;
-use tessera_formats::pack::manifest::Manifest;
-use tessera_formats::pack::{self, Dtype, ShardWriter};
+use tessera_formats::pack::manifest::{Input, Linear, Manifest};
+use tessera_formats::pack::{self, Dtype, FinishedShard, SealedShard, ShardWriter, names};
 
 use super::inputs::PreparedInput;
 use super::linear::{ConvertedLinear, LinearJob};
@@ -17,7 +17,7 @@ use super::rows::RowSource;
 use super::scales::Scales;
 use super::shards::{self, ShardPlan};
 use super::stream::Budget;
-use super::{Finished, carry, entries};
+use super::{carry, entries};
 use crate::progress::Progress;
 
 /// A conversion under way.
@@ -30,6 +30,8 @@ pub struct Conversion<'a> {
     pub seed: u64,
     /// Memory and threads.
     pub budget: Budget,
+    /// The pack's name.
+    pub output: &'a Path,
     /// Whether existing files are replaced.
     pub force: bool,
     /// Progress, in bytes of source read.
@@ -70,10 +72,9 @@ impl Conversion<'_> {
         mut common: Manifest,
         hashes: impl FnOnce() -> anyhow::Result<Vec<String>>,
     ) -> anyhow::Result<Written> {
-        let mut finished = Finished(Vec::new());
-        let mut written = Written { paths: Vec::new(), bytes: 0, linears: Vec::new() };
+        let mut linears = Vec::new();
+        let mut sealed = Vec::new();
         let mut hashes = Some(hashes);
-        let mut tensors = BTreeMap::new();
         let mut prepared = HashMap::new();
         let mut factors = BTreeSet::new();
         for (index, (shard, path)) in shards.iter().zip(paths).enumerate() {
@@ -83,28 +84,17 @@ impl Conversion<'_> {
             let converted = self.linears(shard, &mut file, &mut prepared)?;
             for (&linear, converted) in shard.linears.iter().zip(&converted) {
                 manifest.linears.push(self.describe(linear, converted, &mut file)?);
-                written.linears.push(self.written(linear, converted));
+                linears.push(self.written(linear, converted));
             }
             for &input in &shard.inputs {
-                let plan = &self.plan.inputs[input];
                 let vector = prepared.get(&input).and_then(|input| input.vector.as_deref());
-                if let Some(vector) = vector {
-                    let shape = [u64::try_from(vector.len())?];
-                    append_f32(&mut file, &entries::vector_tensor(plan), &shape, vector)?;
-                }
-                let entry = entries::input(plan, vector.is_some());
-                if let (Some(factor), Some(values)) = (&entry.rotation.factor, plan.rotation.factor())
-                    && factors.insert(factor.tensor.clone())
-                {
-                    let shape = [factor.order, factor.order];
-                    append_f32(&mut file, &factor.tensor, &shape, values)?;
-                }
-                manifest.inputs.push(entry);
+                manifest.inputs.push(self.input(input, vector, &mut factors, &mut file)?);
             }
             self.carry(shard, &mut file, &mut manifest)?;
             if index == 0 {
                 let bytes = self.gguf.metadata_bytes();
-                file.append("gguf.metadata", Dtype::U8, &[u64::try_from(bytes.len())?], bytes)?;
+                let shape = [u64::try_from(bytes.len())?];
+                file.append(names::GGUF_METADATA, Dtype::U8, &shape, bytes)?;
             }
             if let Some(hashes) = hashes.take() {
                 for (source, sha256) in common.sources.iter_mut().zip(hashes()?) {
@@ -112,20 +102,49 @@ impl Conversion<'_> {
                 }
             }
             manifest.sources.clone_from(&common.sources);
-            for name in file.tensor_names() {
-                tensors.insert(name.to_owned(), index);
-            }
-            let shard = file.finish(&manifest, self.force)?;
-            finished.0.push(shard.path);
-            written.bytes += shard.bytes;
+            sealed.push(file.seal(&manifest)?);
         }
+        self.persist(sealed, linears)
+    }
+
+    /// Puts all shards in their places, now that every one is complete.
+    fn persist(
+        &self,
+        sealed: Vec<SealedShard>,
+        linears: Vec<WrittenLinear>,
+    ) -> anyhow::Result<Written> {
+        self.gguf.check_unchanged()?;
+        let shards = sealed
+            .into_iter()
+            .map(|shard| shard.persist(self.force))
+            .collect::<Result<Vec<FinishedShard>, _>>()?;
+        let bytes = shards.iter().map(|shard| shard.bytes).sum();
+        let mut paths: Vec<_> = shards.iter().map(|shard| shard.path.clone()).collect();
         if shards.len() > 1 {
-            let total = written.bytes;
-            let index = pack::write_index(paths, &tensors, total, self.force)?;
-            finished.0.push(index);
+            paths.push(pack::write_index(self.output, &shards, self.force)?);
         }
-        written.paths = finished.keep();
-        Ok(written)
+        Ok(Written { paths, bytes, linears })
+    }
+
+    /// Writes the tensors of an input, and gives its entry.
+    fn input(
+        &self,
+        index: usize,
+        vector: Option<&[f32]>,
+        factors: &mut BTreeSet<String>,
+        file: &mut ShardWriter,
+    ) -> anyhow::Result<Input> {
+        let plan = &self.plan.inputs[index];
+        let entry = entries::input(plan, vector.is_some());
+        if let (Some(name), Some(vector)) = (&entry.vector, vector) {
+            append_f32(file, name, &[u64::try_from(vector.len())?], vector)?;
+        }
+        if let (Some(factor), Some(values)) = (&entry.rotation.factor, plan.rotation.factor())
+            && factors.insert(factor.tensor.clone())
+        {
+            append_f32(file, &factor.tensor, &[factor.order, factor.order], values)?;
+        }
+        Ok(entry)
     }
 
     /// Converts the shard's linears into its first regions.
@@ -138,7 +157,7 @@ impl Conversion<'_> {
         let mut converted = Vec::with_capacity(shard.linears.len());
         for &index in &shard.linears {
             let plan = &self.plan.linears[index];
-            self.progress.name(&tessera_formats::escape::escaped(&plan.name));
+            self.progress.name(&escaped(&plan.name));
             if !prepared.contains_key(&plan.input) {
                 let input = PreparedInput::new(
                     self.gguf,
@@ -172,16 +191,16 @@ impl Conversion<'_> {
         index: usize,
         converted: &ConvertedLinear,
         file: &mut ShardWriter,
-    ) -> anyhow::Result<tessera_formats::pack::manifest::Linear> {
+    ) -> anyhow::Result<Linear> {
         let plan = &self.plan.linears[index];
         let input = &self.plan.inputs[plan.input];
         let source = &self.gguf.tensors()[plan.source];
         let entry = entries::linear(plan, source, input, self.plan.domains[index], converted);
         for (segment, converted) in entry.segments.iter().zip(&converted.segments) {
-            let (dtype, shape) = pack::tiles_form(&entry, segment);
+            let (dtype, shape) = entries::tiles_form(plan, converted.layout);
             file.describe(&segment.tiles, dtype, &shape, converted.offset)?;
         }
-        let shape = pack::scale_shape(&entry);
+        let shape = entries::scale_shape(plan, converted.segments.len());
         append_f32(file, &entry.scale, &shape, &converted.scales)?;
         Ok(entry)
     }
@@ -206,9 +225,9 @@ impl Conversion<'_> {
     ) -> anyhow::Result<()> {
         let mut order: Vec<_> =
             shard.carried.iter().map(|&index| &self.gguf.tensors()[index]).collect();
-        order.sort_by_key(|tensor| std::cmp::Reverse(carry::alignment(tensor)));
+        order.sort_by_key(|tensor| std::cmp::Reverse(carry::element_bytes(tensor)));
         for tensor in order {
-            self.progress.name(&tessera_formats::escape::escaped(&tensor.name));
+            self.progress.name(&escaped(&tensor.name));
             let sha256 = carry::copy(self.gguf, tensor, file, self.progress)?;
             manifest.carried.push(entries::carried(tensor, Some(&sha256)));
         }

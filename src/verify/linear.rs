@@ -12,10 +12,11 @@ use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles;
 use tessera_formats::pack::PackReader;
 use tessera_formats::pack::manifest::{Accumulator, Linear};
-use tessera_runtime::accumulator::RowSums;
+use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
 
 use super::report::{Report, TensorReport};
 use super::{Basis, dimensions};
+use crate::convert::entries::certificate;
 use crate::hash::hex;
 
 /// Bytes of tiles that are checked at a time.
@@ -51,6 +52,7 @@ pub fn check(
         }
     }
     for (segment, found) in linear.segments.iter().zip(&totals.bounds) {
+        let found = found.map(|bound| certificate(bound, check.engine));
         if !same_bound(segment.accumulator.as_ref(), found.as_ref()) {
             report.problem(&segment.tiles, "its accumulator certificate is not that of its tiles");
         }
@@ -131,14 +133,14 @@ struct Check<'a> {
 /// Sums over panels, added in order.
 struct Totals {
     digests: Vec<String>,
-    bounds: Vec<Option<Accumulator>>,
+    bounds: Vec<Option<AccumulatorBound>>,
     padding: u64,
     errors: Errors,
 }
 
 /// What one panel gave.
 struct PanelTotals {
-    bounds: Vec<Option<Accumulator>>,
+    bounds: Vec<Option<AccumulatorBound>>,
     padding: u64,
     errors: Errors,
 }
@@ -260,8 +262,8 @@ impl<'a> Check<'a> {
                 totals.padding += result.padding;
                 totals.errors.add(&result.errors);
                 for (total, bound) in totals.bounds.iter_mut().zip(result.bounds) {
-                    *total = match (total.take(), bound) {
-                        (Some(total), Some(bound)) => Some(total.widened(&bound)),
+                    *total = match (*total, bound) {
+                        (Some(total), Some(bound)) => Some(total.union(bound)),
                         (total, bound) => total.or(bound),
                     };
                 }
@@ -351,15 +353,11 @@ impl<'a> Check<'a> {
     }
 
     /// Widens the segments' bounds by the row in `lane`.
-    fn bound(&self, lane: &Lane, bounds: &mut [Option<Accumulator>]) {
-        let Some(range) = self.linear.scheme.activation_range() else { return };
+    fn bound(&self, lane: &Lane, bounds: &mut [Option<AccumulatorBound>]) {
+        let Some((low, high)) = self.linear.scheme.activation_range() else { return };
         for ((columns, _), bound) in self.segments.iter().zip(bounds) {
-            let sums = RowSums::of(&lane.integers[columns.clone()]);
-            let found = sums.accumulator(range, self.engine);
-            *bound = Some(match bound.take() {
-                Some(bound) => bound.widened(&found),
-                None => found,
-            });
+            let row = RowSums::new(&lane.integers[columns.clone()]).bound(low.into(), high.into());
+            *bound = Some(bound.map_or(row, |bound| bound.union(row)));
         }
     }
 
