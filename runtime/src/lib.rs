@@ -1,1 +1,4 @@
 //! What a device computes: rotation and quantization of rows.
+
+pub mod accumulator;
+pub mod quantize;

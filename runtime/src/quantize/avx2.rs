@@ -1,0 +1,155 @@
+//! Kernels for x86-64 with AVX2: one register is the eight lanes.
+#![expect(unsafe_code, reason = "SIMD intrinsics")]
+
+use std::arch::x86_64::*;
+
+use super::{BATCH, Grid, LANES};
+
+/// Rounding to nearest, ties to even, whatever the thread's mode.
+const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+/// [`Grid`] in registers.
+#[derive(Clone, Copy)]
+struct Constants {
+    scale: __m256,
+    inverse: __m256,
+    least: __m256,
+    greatest: __m256,
+}
+
+#[target_feature(enable = "avx2")]
+fn constants(grid: Grid) -> Constants {
+    Constants {
+        scale: _mm256_set1_ps(grid.scale),
+        inverse: _mm256_set1_ps(grid.inverse),
+        least: _mm256_set1_ps(-grid.qmax),
+        greatest: _mm256_set1_ps(grid.qmax),
+    }
+}
+
+/// The integers of eight elements, as f32.
+#[target_feature(enable = "avx2")]
+fn level(w: __m256, grid: Constants) -> __m256 {
+    let x = _mm256_mul_ps(w, grid.inverse);
+    let x = _mm256_min_ps(_mm256_max_ps(x, grid.least), grid.greatest);
+    _mm256_round_ps::<NEAREST>(x)
+}
+
+#[target_feature(enable = "avx2")]
+fn add_square(lanes: __m256, error: __m256) -> __m256 {
+    _mm256_add_ps(lanes, _mm256_mul_ps(error, error))
+}
+
+#[target_feature(enable = "avx2")]
+fn load(block: &[f32; LANES]) -> __m256 {
+    // SAFETY: the array is 32 readable bytes; the load needs no alignment.
+    unsafe { _mm256_loadu_ps(block.as_ptr()) }
+}
+
+#[target_feature(enable = "avx2")]
+fn store(register: __m256) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: the array is 32 writable bytes; the store needs no alignment.
+    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), register) };
+    lanes
+}
+
+/// The last elements of a row, followed by zeros, which change no sum and no maximum.
+fn padded(tail: &[f32]) -> [f32; LANES] {
+    let mut block = [0.0; LANES];
+    block[..tail.len()].copy_from_slice(tail);
+    block
+}
+
+pub(super) fn magnitude_bits(row: &[f32]) -> u32 {
+    #[target_feature(enable = "avx2")]
+    fn kernel(row: &[f32]) -> u32 {
+        let mask = _mm256_set1_epi32(0x7fff_ffff);
+        let mut greatest = [_mm256_setzero_si256(); 4];
+        let (blocks, tail) = row.as_chunks::<LANES>();
+        let (fours, rest) = blocks.as_chunks::<4>();
+        for four in fours {
+            for (greatest, block) in greatest.iter_mut().zip(four) {
+                let bits = _mm256_and_si256(_mm256_castps_si256(load(block)), mask);
+                *greatest = _mm256_max_epi32(*greatest, bits);
+            }
+        }
+        let tail = padded(tail);
+        for block in rest.iter().chain([&tail]) {
+            let bits = _mm256_and_si256(_mm256_castps_si256(load(block)), mask);
+            greatest[0] = _mm256_max_epi32(greatest[0], bits);
+        }
+        let [a, b, c, d] = greatest;
+        let lanes = _mm256_max_epi32(_mm256_max_epi32(a, b), _mm256_max_epi32(c, d));
+        store(_mm256_castsi256_ps(lanes)).iter().fold(0, |greatest, w| greatest.max(w.to_bits()))
+    }
+    // SAFETY: the caller chose this kernel because the machine has AVX2.
+    unsafe { kernel(row) }
+}
+
+pub(super) fn squares(chunk: &[f32]) -> [f32; LANES] {
+    #[target_feature(enable = "avx2")]
+    fn kernel(chunk: &[f32]) -> [f32; LANES] {
+        let (blocks, tail) = chunk.as_chunks::<LANES>();
+        let mut lanes = _mm256_setzero_ps();
+        for block in blocks {
+            lanes = add_square(lanes, load(block));
+        }
+        store(add_square(lanes, load(&padded(tail))))
+    }
+    // SAFETY: the caller chose this kernel because the machine has AVX2.
+    unsafe { kernel(chunk) }
+}
+
+pub(super) fn quantize(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES] {
+    #[target_feature(enable = "avx2")]
+    fn eight(w: __m256, grid: Constants, lanes: &mut __m256) -> [i8; LANES] {
+        let q = level(w, grid);
+        let error = _mm256_sub_ps(w, _mm256_mul_ps(q, grid.scale));
+        *lanes = add_square(*lanes, error);
+        let words = _mm256_cvtps_epi32(q);
+        let halves =
+            _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        _mm_cvtsi128_si64(_mm_packs_epi16(halves, halves)).to_le_bytes().map(u8::cast_signed)
+    }
+    #[target_feature(enable = "avx2")]
+    fn kernel(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES] {
+        let grid = constants(grid);
+        let (blocks, tail) = chunk.as_chunks::<LANES>();
+        let (outs, out_tail) = out.as_chunks_mut::<LANES>();
+        let mut lanes = _mm256_setzero_ps();
+        for (block, out) in blocks.iter().zip(outs) {
+            *out = eight(load(block), grid, &mut lanes);
+        }
+        let last = eight(load(&padded(tail)), grid, &mut lanes);
+        out_tail.copy_from_slice(&last[..tail.len()]);
+        store(lanes)
+    }
+    // SAFETY: the caller chose this kernel because the machine has AVX2.
+    unsafe { kernel(chunk, grid, out) }
+}
+
+pub(super) fn errors(chunk: &[f32], grids: &[Grid; BATCH]) -> [[f32; LANES]; BATCH] {
+    #[target_feature(enable = "avx2")]
+    fn add(w: __m256, grids: &[Constants; BATCH], lanes: &mut [__m256; BATCH]) {
+        for (lanes, &grid) in lanes.iter_mut().zip(grids) {
+            let error = _mm256_sub_ps(w, _mm256_mul_ps(level(w, grid), grid.scale));
+            *lanes = add_square(*lanes, error);
+        }
+    }
+    #[target_feature(enable = "avx2")]
+    fn kernel(chunk: &[f32], grids: &[Grid; BATCH]) -> [[f32; LANES]; BATCH] {
+        let [a, b, c, d] = *grids;
+        let grids = [constants(a), constants(b), constants(c), constants(d)];
+        let (blocks, tail) = chunk.as_chunks::<LANES>();
+        let mut lanes = [_mm256_setzero_ps(); BATCH];
+        for block in blocks {
+            add(load(block), &grids, &mut lanes);
+        }
+        add(load(&padded(tail)), &grids, &mut lanes);
+        let [a, b, c, d] = lanes;
+        [store(a), store(b), store(c), store(d)]
+    }
+    // SAFETY: the caller chose this kernel because the machine has AVX2.
+    unsafe { kernel(chunk, grids) }
+}

@@ -1,0 +1,56 @@
+//! Kernels in plain Rust: what the others must equal, bit for bit.
+
+use super::{BATCH, Grid, LANES};
+
+/// 1.5 · 2^23: added to a number of magnitude below 2^22 and taken away again, it leaves that number
+/// rounded to the nearest integer, ties to even.
+const ROUND: f32 = 12_582_912.0;
+
+/// The integer of `w`, as f32.
+fn level(w: f32, grid: Grid) -> f32 {
+    let x = (w * grid.inverse).max(-grid.qmax).min(grid.qmax);
+    (x + ROUND) - ROUND
+}
+
+pub(super) fn magnitude_bits(row: &[f32]) -> u32 {
+    row.iter().fold(0, |greatest, w| greatest.max(w.to_bits() & 0x7fff_ffff))
+}
+
+pub(super) fn squares(chunk: &[f32]) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    for block in chunk.chunks(LANES) {
+        for (lane, w) in lanes.iter_mut().zip(block) {
+            *lane += w * w;
+        }
+    }
+    lanes
+}
+
+pub(super) fn quantize(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    for (block, out) in chunk.chunks(LANES).zip(out.chunks_mut(LANES)) {
+        for ((lane, &w), out) in lanes.iter_mut().zip(block).zip(out) {
+            let q = level(w, grid);
+            #[expect(clippy::cast_possible_truncation, reason = "within ±127 by the clamp")]
+            {
+                *out = q as i8;
+            }
+            let error = w - q * grid.scale;
+            *lane += error * error;
+        }
+    }
+    lanes
+}
+
+pub(super) fn errors(chunk: &[f32], grids: &[Grid; BATCH]) -> [[f32; LANES]; BATCH] {
+    grids.map(|grid| {
+        let mut lanes = [0.0; LANES];
+        for block in chunk.chunks(LANES) {
+            for (lane, &w) in lanes.iter_mut().zip(block) {
+                let error = w - level(w, grid) * grid.scale;
+                *lane += error * error;
+            }
+        }
+        lanes
+    })
+}
