@@ -1,1 +1,3 @@
 //! What a device computes: rotation and quantization of rows.
+
+pub mod rotation;
