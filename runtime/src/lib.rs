@@ -2,3 +2,4 @@
 
 pub mod accumulator;
 pub mod quantize;
+pub mod rotation;
