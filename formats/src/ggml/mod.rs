@@ -1,1 +1,5 @@
-//! Dequantization of ggml block types.
+//! The ggml tensor types of GGUF files, and their dequantization.
+
+mod types;
+
+pub use types::GgmlType;
