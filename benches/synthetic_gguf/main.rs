@@ -112,7 +112,12 @@ fn partial_path(output: &Path) -> PathBuf {
 }
 
 /// Writes the file and returns its size in bytes.
-fn write(path: &Path, contents: &Contents, weight_type: GgmlType, seed: u64) -> anyhow::Result<u64> {
+fn write(
+    path: &Path,
+    contents: &Contents,
+    weight_type: GgmlType,
+    seed: u64,
+) -> anyhow::Result<u64> {
     let mut writer = GgufWriter::new();
     for (key, value) in &contents.metadata {
         writer.metadata(key, value.clone())?;

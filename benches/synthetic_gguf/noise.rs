@@ -110,7 +110,7 @@ impl Noise {
 fn normal_pair(bits: u64) -> [f32; 2] {
     const UNIT: f64 = 1.0 / (1_u64 << 32) as f64;
     let radius = (-2.0 * libm::log(((bits >> 32) as f64 + 1.0) * UNIT)).sqrt();
-    let (sine, cosine) = libm::sincos(std::f64::consts::TAU * (bits as u32 as f64) * UNIT);
+    let (sine, cosine) = libm::sincos(std::f64::consts::TAU * ((bits & 0xffff_ffff) as f64) * UNIT);
     #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
     [(radius * cosine) as f32, (radius * sine) as f32]
 }
@@ -126,8 +126,9 @@ fn q8_0(values: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
 /// A block as ggml quantizes it: the value of largest magnitude becomes −8.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 and 15")]
 fn q4_0(values: &[f32; BLOCK]) -> (f32, [u8; BLOCK / 2]) {
-    let largest =
-        values.iter().fold(0.0_f32, |max, &value| if value.abs() > max.abs() { value } else { max });
+    let largest = values
+        .iter()
+        .fold(0.0_f32, |max, &value| if value.abs() > max.abs() { value } else { max });
     let scale = largest / -8.0;
     let integers = values.map(|value| ((value / scale + 8.5) as u8).min(15));
     (scale, std::array::from_fn(|index| integers[index] | integers[index + BLOCK / 2] << 4))

@@ -125,7 +125,9 @@ impl Model {
         };
         let name = clap::ValueEnum::to_possible_value(&self)
             .map_or_else(String::new, |value| value.get_name().to_owned());
-        contents.metadata.insert(1, ("general.name".to_owned(), format!("synthetic {name}").into()));
+        contents
+            .metadata
+            .insert(1, ("general.name".to_owned(), format!("synthetic {name}").into()));
         contents
     }
 }
@@ -247,11 +249,7 @@ impl Transformer {
                 contents.gain(&block(norm), self.width);
             }
             contents.float_weight(&block("ffn_gate_inp"), [self.width, EXPERTS]);
-            contents.tensor(
-                block("ffn_gate_inp.scale"),
-                vec![self.width.into()],
-                Content::Gain,
-            );
+            contents.tensor(block("ffn_gate_inp.scale"), vec![self.width.into()], Content::Gain);
             contents.weight(&block("ffn_gate_up_exps"), [self.width, 2 * EXPERT_WIDTH, EXPERTS]);
             contents.weight(&block("ffn_down_exps"), [EXPERT_WIDTH, self.width, EXPERTS]);
             contents.tensor(block("ffn_down_exps.scale"), vec![EXPERTS.into()], Content::Gain);
