@@ -68,6 +68,6 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let gguf = cause.downcast_ref::<GgufError>().and_then(GgufError::hint);
         let pack = cause.downcast_ref::<PackError>().and_then(PackError::hint);
-        gguf.or(pack).map(|hint| hint.to_string())
+        gguf.map(|hint| hint.into_owned()).or(pack.map(str::to_owned))
     })
 }

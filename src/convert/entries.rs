@@ -156,7 +156,7 @@ pub fn carried_form(tensor: &TensorInfo) -> (Dtype, Vec<u64>) {
     let dtype = match tensor.ggml_type {
         GgmlType::F32 => Dtype::F32,
         GgmlType::F16 => Dtype::F16,
-        GgmlType::BF16 => Dtype::BF16,
+        GgmlType::Bf16 => Dtype::BF16,
         _ => Dtype::U8,
     };
     let mut shape: Vec<u64> = tensor.dims.iter().rev().copied().collect();

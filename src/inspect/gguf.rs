@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tessera_formats::escape::escaped;
-use tessera_formats::gguf::{Gguf, Shard};
+use tessera_formats::gguf::{Gguf, Shard, Value};
 use tessera_formats::npu::{Engine, Scheme, Target};
 
 use super::memory::{self, Fit};
@@ -125,7 +125,7 @@ impl GgufReport {
             metadata: gguf
                 .metadata()
                 .iter()
-                .map(|(key, value)| (key.to_owned(), value.summary()))
+                .map(|(key, value)| (key.to_owned(), summary(value)))
                 .collect(),
             types,
             tensors: gguf
@@ -223,6 +223,22 @@ impl GgufReport {
             rows.add_row(row);
         }
         rows.to_string()
+    }
+}
+
+/// A value as one line: scalars as they are, arrays by type and length.
+fn summary(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(value) => value.to_string(),
+        Value::F32(value) => value.to_string(),
+        Value::F64(value) => value.to_string(),
+        Value::Array(array) => format!("[{}; {}]", array.element_type().name(), array.len()),
+        other => match (other.as_u64(), other.as_i64()) {
+            (Some(value), _) => value.to_string(),
+            (_, Some(value)) => value.to_string(),
+            _ => other.type_name().to_owned(),
+        },
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use serde::Serialize;
 use tessera_formats::escape::escaped;
 use tessera_formats::npu::Scheme;
-use tessera_formats::pack::PackReader;
+use tessera_formats::pack::{PackReader, ShardFile};
 use tessera_formats::pack::manifest::{Carried, Input, Linear, MemoryPlan, Source};
 
 use crate::{size, table};
@@ -75,11 +76,11 @@ impl PackReport {
         for figures in schemes.values_mut() {
             figures.mean_relative_rms /= figures.linears as f64;
         }
-        let manifest = pack.manifest(0);
+        let manifest = pack.manifest(0).context("the pack has no shard")?;
         Ok(PackReport {
             kind: "pack",
-            files: pack.paths().map(Path::to_owned).collect(),
-            bytes: pack.bytes(),
+            files: pack.shards().iter().map(|shard| shard.path().to_owned()).collect(),
+            bytes: pack.shards().iter().map(ShardFile::bytes).sum(),
             version: manifest.version,
             tool: format!("{} {}", manifest.tool.name, manifest.tool.version),
             target: manifest.target.name.clone(),

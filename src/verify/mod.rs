@@ -12,7 +12,7 @@ use tessera_formats::pack::PackReader;
 use tessera_formats::pack::manifest::{Input, Linear};
 use tessera_runtime::rotation::Rotation;
 
-pub use self::report::{Report, TensorReport};
+pub use self::report::Report;
 use crate::hash::hash_file;
 
 /// What is to be checked.
@@ -77,7 +77,8 @@ impl Basis {
 
 /// Compares the digests of the source's files with the recorded ones.
 fn check_sources(pack: &PackReader, source: &Gguf, report: &mut Report) -> anyhow::Result<()> {
-    let recorded: Vec<_> = pack.sources().iter().map(|source| source.sha256.clone()).collect();
+    let manifest = pack.manifest(0).context("the pack has no shard")?;
+    let recorded: Vec<_> = manifest.sources.iter().map(|source| source.sha256.clone()).collect();
     let found = source
         .shards()
         .iter()
