@@ -3,6 +3,8 @@
 
 mod gguf;
 
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -418,9 +420,7 @@ fn hostile_files_are_refused() {
     assert!(cases.len() >= 120, "{} cases", cases.len());
     for Case { name, bytes, offset, subject, problem } in cases {
         std::fs::write(&path, &bytes).expect("room on the disk");
-        let start = Instant::now();
-        let error = Gguf::open(&path).expect_err(name);
-        assert!(start.elapsed() < Duration::from_millis(500), "{name}: {:?}", start.elapsed());
+        let error = open_quickly(&path, name);
         let message = error.to_string();
         match &error {
             GgufError::Malformed { offset: at, problem: found, .. } => {
@@ -439,6 +439,18 @@ fn hostile_files_are_refused() {
             assert!(kib < limit, "{figure} is {kib} KiB");
         }
     }
+}
+
+/// Opens a bad file, which must take far less than a second; on a busy machine, not each time.
+fn open_quickly(path: &Path, name: &str) -> GgufError {
+    for _ in 0..5 {
+        let start = Instant::now();
+        let error = Gguf::open(path).expect_err(name);
+        if start.elapsed() < Duration::from_millis(300) {
+            return error;
+        }
+    }
+    panic!("{name}: takes too long");
 }
 
 /// A memory figure of this process, where the system tells it.
@@ -503,20 +515,18 @@ fn a_sparse_file_does_not_make_a_large_header() {
         ("array", file(&[array(b"k", 10, LARGEST_HEADER / 8, &[])], &[], 0), 49),
     ] {
         std::fs::write(&path, bytes).expect("room on the disk");
-        let sparse = std::fs::File::options().write(true).open(&path).expect("the file");
+        let sparse = File::options().write(true).open(&path).expect("the file");
         if sparse.set_len(length).is_err() {
             println!("skipped: the file system has no file of {length} bytes");
             return;
         }
-        let start = Instant::now();
-        match Gguf::open(&path).expect_err(name) {
+        match open_quickly(&path, name) {
             GgufError::Malformed { offset: at, problem, .. } => {
                 let expected = Problem::HeaderTooLarge { limit: LARGEST_HEADER };
                 assert_eq!((at, problem), (offset, expected), "{name}");
             }
             other => panic!("{name}: {other}"),
         }
-        assert!(start.elapsed() < Duration::from_millis(500), "{name}: {:?}", start.elapsed());
     }
 }
 
@@ -596,9 +606,11 @@ fn every_truncation_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("cut.gguf");
     let bytes = good();
+    std::fs::write(&path, &bytes).expect("room on the disk");
+    let file = File::options().write(true).open(&path).expect("the file");
     let last_padding = 64 - 28;
-    for length in 0..=bytes.len() {
-        std::fs::write(&path, &bytes[..length]).expect("room on the disk");
+    for length in (0..=bytes.len()).rev() {
+        file.set_len(length as u64).expect("a shorter file");
         let accepted = open_and_read_all(&path, length as u64);
         assert_eq!(accepted, length >= bytes.len() - last_padding, "{length} of {}", bytes.len());
     }
@@ -608,18 +620,23 @@ fn every_truncation_is_refused() {
 fn every_changed_byte_of_the_header_is_survived() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("changed.gguf");
-    let mut bytes = good();
+    let bytes = good();
     std::fs::write(&path, &bytes).expect("room on the disk");
     let header = Gguf::open(&path).expect("a good file").shards()[0].data_start();
+    let mut file = File::options().write(true).open(&path).expect("the file");
+    let mut put = |at: usize, byte: u8| {
+        file.seek(SeekFrom::Start(at as u64)).expect("in the file");
+        file.write_all(&[byte]).expect("a byte in place");
+    };
     for at in 0..usize::try_from(header).expect("small") {
         let kept = bytes[at];
         for changed in [0, 1, 0x7f, 0x80, 0xff, kept ^ 1, kept ^ 0x20, kept.wrapping_add(1)] {
-            bytes[at] = changed;
-            std::fs::write(&path, &bytes).expect("room on the disk");
+            put(at, changed);
             open_and_read_all(&path, bytes.len() as u64);
         }
-        bytes[at] = kept;
+        put(at, kept);
     }
+    assert!(open_and_read_all(&path, bytes.len() as u64));
 }
 
 /// Values that length and count fields are attacked with.

@@ -99,7 +99,8 @@ fn a_file_that_shrinks_is_named_with_tensor_and_offset() {
 
 #[test]
 fn a_change_is_noticed() {
-    let changes: [(&str, fn(&Path)); 3] = [
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 3] = [
         ("length", |path| {
             use std::io::Write;
             let mut file = File::options().append(true).open(path).expect("the file");

@@ -150,24 +150,26 @@ impl GgmlType {
         (n / elements).checked_mul(bytes)
     }
 
-    /// Whether `dequantize` reads this type. It does not read integers, F64,
-    /// and the codebook types (IQ1, IQ2, IQ3).
+    /// Whether [`dequantize`](super::dequantize) reads this type. It does not read the codebook
+    /// types (IQ1, IQ2, IQ3), Q8_1, which ggml itself never turns back into floats, integers and
+    /// F64.
     pub const fn can_dequantize(self) -> bool {
-        match self {
+        !matches!(
+            self,
             GgmlType::Iq2Xxs
-            | GgmlType::Iq2Xs
-            | GgmlType::Iq3Xxs
-            | GgmlType::Iq1S
-            | GgmlType::Iq3S
-            | GgmlType::Iq2S
-            | GgmlType::Iq1M
-            | GgmlType::I8
-            | GgmlType::I16
-            | GgmlType::I32
-            | GgmlType::I64
-            | GgmlType::F64 => false,
-            _ => true,
-        }
+                | GgmlType::Iq2Xs
+                | GgmlType::Iq3Xxs
+                | GgmlType::Iq1S
+                | GgmlType::Iq3S
+                | GgmlType::Iq2S
+                | GgmlType::Iq1M
+                | GgmlType::Q8_1
+                | GgmlType::I8
+                | GgmlType::I16
+                | GgmlType::I32
+                | GgmlType::I64
+                | GgmlType::F64
+        )
     }
 
     /// The former name of a type id that ggml has withdrawn, for messages about old files.
