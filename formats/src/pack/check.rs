@@ -52,9 +52,9 @@ pub(super) fn shard(
     if let Some(shard) = manifest.shard {
         let known = shard.index >= 1
             && shard.index <= shard.count
-            && (1..=names::MOST_SHARDS).contains(&shard.count);
+            && (2..=names::MOST_SHARDS).contains(&shard.count);
         item.check("shard", known, format!("{} of {}", shard.index, shard.count), || {
-            format!("1 to count of at most {}", names::MOST_SHARDS)
+            format!("1 to count of 2 to {}", names::MOST_SHARDS)
         })?;
     }
 

@@ -8,13 +8,16 @@ mod check;
 mod error;
 mod header;
 mod index;
+mod locate;
 pub mod manifest;
 pub mod names;
+mod reader;
 mod writer;
 
 pub use error::PackError;
 pub use header::{DATA_ALIGNMENT, LONGEST_HEADER, TensorEntry, header_bytes, tensor_bytes};
 pub use index::{index_path, shard_path, write_index};
+pub use reader::{PackReader, ShardFile, TensorInfo};
 /// Element type of a stored tensor.
 pub use safetensors::Dtype;
 pub use writer::{FinishedShard, SealedShard, ShardWriter};
