@@ -1,4 +1,5 @@
 //! Damaged and hostile packs: each is refused, with the right error, without a panic.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test data is ours")]
 
 mod pack_support;
 
@@ -161,7 +162,7 @@ fn tensors_that_disagree_with_the_data() {
     let good = Good::new();
     type Change = fn(&mut Value);
     let cases: [(&str, Change); 11] = [
-        ("a hole", |t| t["gguf.metadata"]["data_offsets"] = json!([1 << 40, (1u64 << 40) + 5])),
+        ("a hole", |t| t["gguf.metadata"]["data_offsets"] = json!([1u64 << 40, (1u64 << 40) + 5])),
         ("an overlap", |t| {
             t["output.weight.tiles"]["data_offsets"] =
                 t["blk.0.ffn_down.weight.tiles"]["data_offsets"].clone();
@@ -273,7 +274,10 @@ fn wrong_fields() -> Vec<(&'static str, Value)> {
         ("/memory/domain_bytes", json!([])),
         ("/memory/domain_bytes", json!([huge, huge])),
         ("/memory/domain_bytes", json!([0, 26624])),
-        ("/memory/domain_bytes", json!([13312, 13312, 0])),
+        (
+            "/memory/domain_bytes",
+            json!([13312, 13312, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ),
         ("/inputs", json!([])),
         ("/inputs/0/name", json!("")),
         ("/inputs/0/name", json!("blk.0.ffn_input")),
@@ -389,8 +393,12 @@ fn every_wrong_field_is_refused() {
         let mut manifest = good.manifest.clone();
         set(&mut manifest, pointer, value.clone());
         assert!(manifest != good.manifest, "{pointer} = {value} changes nothing");
-        let error = good.open_with(&good.tensors, &manifest).unwrap_err();
-        assert!(!matches!(error, PackError::Header { .. }), "{pointer} = {value}: {error}");
+        match good.open_with(&good.tensors, &manifest) {
+            Ok(_) => panic!("{pointer} = {value} is accepted"),
+            Err(error) => {
+                assert!(!matches!(error, PackError::Header { .. }), "{pointer} = {value}: {error}");
+            }
+        }
     }
 }
 
@@ -472,7 +480,7 @@ fn random_damage_never_panics() {
     let header = file.len() - good.data.len();
     let mut random = Random(11);
     let mut refused = 0;
-    for _ in 0..2000 {
+    for _ in 0..800 {
         let mut bytes = file.clone();
         for _ in 0..=random.below(3) {
             let at = random.below(header as u64);
@@ -484,7 +492,7 @@ fn random_damage_never_panics() {
         }
         refused += usize::from(good.open(&bytes).is_err());
     }
-    assert!(refused > 500, "{refused}");
+    assert!(refused > 200, "{refused}");
 }
 
 /// Sets the value at a JSON pointer, which may name a key that is not there yet.

@@ -1,4 +1,10 @@
 //! Reading packs: what was written comes back, from every way to name a pack.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "test data is ours"
+)]
 
 mod pack_support;
 

@@ -1,4 +1,5 @@
 //! Writing shards: what stands on disk, and when nothing does.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "test data is ours")]
 
 mod pack_support;
 

@@ -144,6 +144,10 @@ pub(super) fn pack(
     }
 
     let mut domain_bytes = vec![0u64; first.memory.domain_bytes.len()];
+    let (domains, most) = (domain_bytes.len(), first.target.domains);
+    let few = u32::try_from(domains).is_ok_and(|domains| domains <= most);
+    let item = Item { path: first_path, name: "manifest" };
+    item.check("number of memory domain_bytes", few, domains, || format!("at most {most}"))?;
     for &(path, manifest) in shards {
         let k_align = u64::from(manifest.target.k_align);
         for linear in &manifest.linears {
@@ -166,7 +170,6 @@ pub(super) fn pack(
             *slot = slot.checked_add(bytes).ok_or_else(|| PackError::overflow(path, "memory"))?;
         }
     }
-    let item = Item { path: first_path, name: "manifest" };
     let total = domain_bytes.iter().try_fold(0u64, |sum, &bytes| sum.checked_add(bytes));
     item.equal("memory tile_bytes", Some(first.memory.tile_bytes), total)?;
     item.equal("memory domain_bytes", &first.memory.domain_bytes, &domain_bytes)

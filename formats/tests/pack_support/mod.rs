@@ -385,7 +385,8 @@ fn dense_rotation(size: usize, order: usize, factor: Option<Vec<f32>>, p: usize)
             if row / block == column / block {
                 let (r, c) = (row % block, column % block);
                 let f = factor.as_ref().map_or(1.0, |f| f64::from(f[r / p * order + c / p]));
-                let sign = if ((r % p) & (c % p)).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+                let sign =
+                    if ((r % p) & (c % p)).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
                 matrix[row * size + column] = f * sign / (p as f64).sqrt();
             }
         }
@@ -393,9 +394,10 @@ fn dense_rotation(size: usize, order: usize, factor: Option<Vec<f32>>, p: usize)
     matrix
 }
 
-/// The orthonormal Hartley matrix.
+/// The orthonormal Hartley matrix, its rows moved up by one: a reader that confuses it with its
+/// transpose must not get away with symmetry.
 fn hartley(order: usize) -> Vec<f32> {
-    (0..order * order)
+    (order..order * (order + 1))
         .map(|index| {
             let angle = 2.0 * std::f64::consts::PI * ((index / order) * (index % order)) as f64
                 / order as f64;
