@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::npu::{Scheme, Target};
+use crate::npu::{Engine, Scheme, Target};
 
 /// The `format` field of every manifest.
 pub const FORMAT: &str = "tessera-pack";
@@ -18,6 +18,7 @@ pub const VERSION_MINOR: u32 = 0;
 /// Everything a reader needs beside the tensors. Each shard carries its own, with the linears,
 /// inputs and carried tensors that stand in that shard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Always [`FORMAT`].
     pub format: String,
@@ -48,8 +49,43 @@ pub struct Manifest {
     pub shard: Option<Shard>,
 }
 
+impl Manifest {
+    /// The same manifest with every figure that conversion finds out written as wide as JSON can
+    /// make it. Its header is at least as long as that of any result with the same names,
+    /// shapes and segments, so [`super::header_bytes`] of it is a safe reserve.
+    pub fn widest(&self) -> Self {
+        /// The longest text that a finite f64 has.
+        const LONGEST: f64 = -2.225_073_858_507_201_4e-308;
+        let hash = || "0".repeat(64);
+        let mut manifest = self.clone();
+        for source in &mut manifest.sources {
+            source.sha256 = hash();
+            source.bytes = u64::MAX;
+        }
+        for linear in &mut manifest.linears {
+            linear.relative_rms = LONGEST;
+            linear.mean_clip = LONGEST;
+            let integers = linear.scheme.engine() != Engine::F16;
+            for segment in &mut linear.segments {
+                segment.sha256 = hash();
+                segment.accumulator = integers.then_some(Accumulator {
+                    min: i64::MIN,
+                    max: i64::MIN,
+                    certified: false,
+                    norm: LONGEST,
+                });
+            }
+        }
+        for carried in &mut manifest.carried {
+            carried.sha256 = hash();
+        }
+        manifest
+    }
+}
+
 /// Name and version of the writing tool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tool {
     /// `tessera`.
     pub name: String,
@@ -59,6 +95,7 @@ pub struct Tool {
 
 /// A converted file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Source {
     /// File name without its folders.
     pub file: String,
@@ -70,6 +107,7 @@ pub struct Source {
 
 /// The model as its GGUF describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Model {
     /// `general.architecture`.
     pub architecture: String,
@@ -79,6 +117,7 @@ pub struct Model {
 
 /// One input that one or more linears read; it is rotated and quantized once for all of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Input {
     /// Name, such as `blk.0.attn_input`.
     pub name: String,
@@ -98,6 +137,7 @@ pub struct Input {
 /// Index of the row within a block is `i * sylvester + j`, `i` of the factor, `j` of the Sylvester
 /// matrix. `size` equals `k`, or is larger where the row is padded with zeros first (presets only).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rotation {
     /// Length of the row as the model has it.
     pub k: u64,
@@ -112,6 +152,7 @@ pub struct Rotation {
 
 /// A dense orthogonal matrix stored in the pack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Factor {
     /// Its construction: `paley1`, `paley2` or `hartley`.
     pub kind: String,
@@ -133,6 +174,7 @@ pub enum Granularity {
 
 /// A weight matrix in NPU tiles, or E of them in one tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Linear {
     /// Name of the linear, the GGUF's tensor name (`output.weight` for a tied head).
     pub name: String,
@@ -173,6 +215,7 @@ pub struct Linear {
 
 /// A range of K that one NPU matmul executes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Segment {
     /// Tensor of its tiles.
     pub tiles: String,
@@ -189,6 +232,7 @@ pub struct Segment {
 
 /// What one output element can reach before it is converted, over all rows of a segment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Accumulator {
     /// Least value for any activation in the scheme's range.
     pub min: i64,
@@ -203,6 +247,7 @@ pub struct Accumulator {
 
 /// A tensor stored losslessly, under its own name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Carried {
     /// GGUF tensor name, also the name in the pack.
     pub name: String,
@@ -216,6 +261,7 @@ pub struct Carried {
 
 /// Placement of the tiles in IOMMU domains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MemoryPlan {
     /// Bytes of tiles in each domain, domain 0 first.
     pub domain_bytes: Vec<u64>,
@@ -225,6 +271,7 @@ pub struct MemoryPlan {
 
 /// Place of a shard in its pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Shard {
     /// 1-based index.
     pub index: u32,
