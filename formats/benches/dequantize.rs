@@ -1,5 +1,4 @@
 //! Speed of dequantization and of packing, per type.
-#![expect(missing_docs, reason = "criterion's macros write public functions")]
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::hint::black_box;

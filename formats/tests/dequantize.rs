@@ -1,9 +1,13 @@
 //! Dequantization against ggml's C code and gguf-py.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tessera_formats::ggml::{DequantizeError, GgmlType, dequantize};
+use tessera_formats::gguf::Gguf;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -55,6 +59,34 @@ fn every_type_matches_ggml() {
         assert_eq!(hex(&little_endian(&sampled)), hex(&every_16th), "{ty}, every 16th");
         assert_eq!(hex(&Sha256::digest(little_endian(&floats))), sha256, "{ty}");
     }
+}
+
+/// Every tensor of the shared files, whose hashes llama.cpp made. The files are weights of GPT-2 in
+/// 16 types; without them the test does nothing.
+#[test]
+fn shared_models_match_llama_cpp() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models/golden-dequant");
+    let Ok(expected) = std::fs::read_to_string(folder.join("expected.json")) else {
+        println!("skipped: no {}", folder.display());
+        return;
+    };
+    let expected: Value = serde_json::from_str(&expected).unwrap();
+    let mut types = BTreeSet::new();
+    for (file, tensors) in expected.as_object().unwrap() {
+        let model = Gguf::open(&folder.join(file)).unwrap();
+        assert_eq!(model.tensors().len(), tensors.as_object().unwrap().len(), "{file}");
+        for tensor in model.tensors() {
+            let wanted = &tensors[&tensor.name];
+            assert_eq!(wanted["type"], tensor.ggml_type.name(), "{file} {}", tensor.name);
+            let mut bytes = vec![0; usize::try_from(tensor.bytes).unwrap()];
+            model.read_at(tensor, 0, &mut bytes).unwrap();
+            let floats = dequantized(tensor.ggml_type, &bytes);
+            let sha256 = hex(&Sha256::digest(little_endian(&floats)));
+            assert_eq!(wanted["sha256_f32_llama_cpp"], sha256, "{file} {}", tensor.name);
+            types.insert(tensor.ggml_type);
+        }
+    }
+    assert_eq!(types.len(), 17);
 }
 
 #[test]

@@ -31,12 +31,15 @@ pub(super) struct Split {
 impl Split {
     /// The split that a file belongs to; one of a single shard where it declares none.
     pub(super) fn of(path: &Path, metadata: &Metadata) -> Result<Self, GgufError> {
-        let count = integer(path, metadata, COUNT)?.unwrap_or(1);
+        let (number, count) = (integer(path, metadata, NUMBER)?, integer(path, metadata, COUNT)?);
+        if let (Some(number @ 1..), None) = (number, count) {
+            return Err(key_problem(path, COUNT, None, &format!("above {number}")));
+        }
+        let count = count.unwrap_or(1);
         let fail = |problem| Err(GgufError::Split { path: path.to_owned(), problem });
         if !(1..=MOST_SHARDS).contains(&count) {
             return fail(SplitProblem::ShardCount { found: count, limit: MOST_SHARDS });
         }
-        let number = integer(path, metadata, NUMBER)?;
         let number = match number {
             Some(number) => number,
             None if count == 1 => 0,

@@ -69,7 +69,7 @@ def blocks_of(name, random):
         nan = (bits & infinity == infinity) & (bits & fraction != 0)
         edges = np.array([1, fraction, infinity, infinity | 0x8000, 0x8001], dtype="<u2")
         return np.concatenate([bits[~nan], edges]).view(np.uint8).reshape(-1, 2)
-    count = 10 if elements < 256 else 5
+    count = 10 if elements < 256 else 7
     if name == "Q8_K":
         count = len(SINGLES)
     blocks = random.integers(0, 256, (count, size), dtype=np.uint8)
