@@ -41,9 +41,10 @@ synthetic *arguments:
 compare *arguments:
     python3 benches/compare_llama_quantize.py {{ arguments }}
 
-# Fuzz one target (gguf, dequantize, pack); needs nightly and cargo-fuzz
+# Fuzz one target (gguf, dequantize, pack); needs nightly and cargo-fuzz, see fuzz/README.md
 fuzz target seconds="60":
-    cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
+    mkdir -p fuzz/corpus/{{ target }}
+    cargo +nightly fuzz run {{ target }} fuzz/corpus/{{ target }} tests/data -- -max_total_time={{ seconds }} -max_len=1048576
 
 # Compile the fuzz targets without nightly
 fuzz-check:

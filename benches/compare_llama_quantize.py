@@ -104,8 +104,7 @@ def measure(name, command, output):
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "wall_seconds": wall,
         "peak_rss_mib": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB,
-        "output_bytes": sum(f.stat().st_size for f in output.parent.glob(output.name + "*")
-                            if f.suffix != ".log"),
+        "output_bytes": output.stat().st_size,
     }
     output.unlink()
     log.unlink()
@@ -172,15 +171,17 @@ def main():
     target = target_directory()
     directory = (arguments.directory or target / "compare").resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    run(["cargo", "build", "--release", "--example", "synthetic-gguf"]
-        + ([] if arguments.tessera else ["--bin", "tessera"]), cwd=ROOT)
+    source = directory / f"{arguments.model}-{arguments.layers}-{arguments.vocabulary}.gguf"
+    builds = ["--bin=tessera"] if arguments.tessera is None else []
+    builds += ["--example=synthetic-gguf"] if not source.exists() else []
+    if builds:
+        run(["cargo", "build", "--release", *builds], cwd=ROOT)
     tessera = (arguments.tessera or target / "release" / "tessera").resolve()
     peer = (Path(arguments.peer) if arguments.peer else build_peer(target / "peer")).resolve()
     for binary in (tessera, peer):
         if not binary.is_file():
             fail(f"`{binary}` does not exist")
 
-    source = directory / f"{arguments.model}-{arguments.layers}-{arguments.vocabulary}.gguf"
     if not source.exists():
         options = [f"--{name}={value}" for name in ("layers", "vocabulary")
                    if (value := getattr(arguments, name)) is not None]
