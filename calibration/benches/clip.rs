@@ -36,12 +36,12 @@ fn searches(criterion: &mut Criterion) {
         });
         group.bench_function("tensor statistics", |b| {
             let mut statistics = TensorStatistics::new();
-            b.iter(|| statistics.add(0, black_box(&row)));
+            b.iter(|| statistics.add(black_box(&row)));
         });
         group.finish();
     }
     let mut statistics = TensorStatistics::new();
-    statistics.add(0, &sample(1 << 20));
+    statistics.add(&sample(1 << 20));
     for calibrator in ["mse", "kl"] {
         let calibrator: Calibrator = calibrator.parse().expect("a calibrator");
         for qmax in [7, 127] {

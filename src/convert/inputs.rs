@@ -85,7 +85,7 @@ fn diagonal(
         add_columns(gguf, tensor, panels, &mut energy, budget, progress)
             .with_context(|| format!("`{}`", Escaped(&tensor.name)))?;
     }
-    Ok(equalize::diagonal(&gain, bias.as_deref(), &energy.rms()))
+    Ok(equalize::diagonal(&gain, bias.as_deref(), &energy.rms())?)
 }
 
 /// Adds the energy of every column of a tensor.

@@ -51,16 +51,16 @@ impl Scales {
 
     fn of_matrices(source: &RowSource<'_>, calibrator: Calibrator) -> anyhow::Result<Scales> {
         let n = source.plan.n;
-        let mut statistics = vec![TensorStatistics::default(); source.plan.matrices()];
+        let mut statistics = vec![TensorStatistics::new(); source.plan.matrices()];
         source.fold(
-            || (0, TensorStatistics::default()),
+            || (0, TensorStatistics::new()),
             |(matrix, statistics), row, weights| {
                 *matrix = row / n;
-                statistics.observe(weights);
+                statistics.add(weights);
                 Ok(())
             },
             |(matrix, panel)| {
-                statistics[matrix].merge(&panel);
+                statistics[matrix].merge(panel);
                 Ok(())
             },
         )?;

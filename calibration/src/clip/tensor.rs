@@ -1,8 +1,6 @@
 //! Statistics of a whole tensor, for one scale per tensor.
 
-use std::collections::BTreeMap;
-
-use tessera_runtime::quantize::{amax, scale_of, squared_norm};
+use tessera_runtime::quantize::{amax, scale_of};
 
 use super::{Calibrator, histogram_kl, percentile};
 
@@ -21,20 +19,17 @@ const STEPS: u16 = 256;
 /// Smallest such candidate: a thirty-second of amax.
 const LEAST_STEPS: u16 = 8;
 
-/// What one scale for a whole tensor is chosen from: a histogram of magnitudes, amax, and the sum of
-/// squares.
+/// What one scale for a whole tensor is chosen from: a histogram of magnitudes, and amax.
 ///
 /// The histogram has 2048 bins of width 2^e, bin `b` holding magnitudes in `[b·2^e, (b+1)·2^e)`, with
 /// the least e that puts amax in range. When amax grows, bins are merged pairwise, so counts are what
 /// they would have been had the final width been known: partial statistics may be taken of any parts
-/// of the tensor, and merged in any order, with the same result. The sum of squares, which addition
-/// in another order would change, is kept per panel and added in the panels' order.
+/// of the tensor, and merged in any order, with the same result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorStatistics {
     exponent: i32,
     counts: Vec<u64>,
     amax: f32,
-    squares: BTreeMap<u64, f64>,
 }
 
 impl Default for TensorStatistics {
@@ -50,13 +45,11 @@ impl TensorStatistics {
             exponent: LEAST_EXPONENT,
             counts: vec![0; BINS],
             amax: 0.0,
-            squares: BTreeMap::new(),
         }
     }
 
-    /// Adds the finite elements of panel `panel`, a part of the tensor that does not depend on how
-    /// the work is divided. Elements of one panel added in several calls must come in one order.
-    pub fn add(&mut self, panel: u64, elements: &[f32]) {
+    /// Adds finite elements of the tensor.
+    pub fn add(&mut self, elements: &[f32]) {
         let amax = amax(elements);
         self.amax = self.amax.max(amax);
         self.widen(exponent_for(amax));
@@ -72,10 +65,9 @@ impl TensorStatistics {
                 *count += 1;
             }
         }
-        *self.squares.entry(panel).or_default() += squared_norm(elements);
     }
 
-    /// Adds what `other` has counted, of other panels.
+    /// Adds what `other` has counted, of other elements.
     pub fn merge(&mut self, mut other: TensorStatistics) {
         self.widen(other.exponent);
         other.widen(self.exponent);
@@ -83,9 +75,6 @@ impl TensorStatistics {
             *count += other;
         }
         self.amax = self.amax.max(other.amax);
-        for (panel, squares) in other.squares {
-            *self.squares.entry(panel).or_default() += squares;
-        }
     }
 
     /// Largest magnitude.
@@ -96,11 +85,6 @@ impl TensorStatistics {
     /// Number of elements.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
-    }
-
-    /// Sum of squares, panels added in ascending order.
-    pub fn squared_norm(&self) -> f64 {
-        self.squares.values().fold(0.0, |sum, squares| sum + squares)
     }
 
     /// The histogram: its counts, up to the bin of amax, and the width of a bin.
@@ -231,17 +215,16 @@ mod tests {
             let mut merged = TensorStatistics::new();
             for &panel in order.iter().filter(|&&panel| panel < panels.len()) {
                 let mut part = TensorStatistics::new();
-                part.add(panel as u64, &panels[panel]);
+                part.add(&panels[panel]);
                 merged.merge(part);
             }
             let mut sequential = TensorStatistics::new();
-            for (panel, elements) in panels.iter().enumerate() {
-                sequential.add(panel as u64, elements);
+            for elements in &panels {
+                sequential.add(elements);
             }
             prop_assert_eq!(&merged.counts, &counts);
             prop_assert_eq!(merged.count(), all.len() as u64);
             prop_assert_eq!(merged.amax(), amax(&all));
-            prop_assert_eq!(merged.squared_norm().to_bits(), sequential.squared_norm().to_bits());
             prop_assert_eq!(&merged, &sequential);
         }
     }
@@ -252,8 +235,8 @@ mod tests {
         for distribution in Distribution::ALL {
             let elements = sample(distribution, 30_000, 5);
             let mut statistics = TensorStatistics::new();
-            for (panel, elements) in elements.chunks(999).enumerate() {
-                statistics.add(panel as u64, elements);
+            for elements in elements.chunks(999) {
+                statistics.add(elements);
             }
             for qmax in [7, 127] {
                 let of = |calibrator| statistics.scale(qmax, calibrator);
@@ -280,12 +263,12 @@ mod tests {
         {
             assert_eq!(statistics.scale(7, calibrator), 1.0);
         }
-        statistics.add(0, &[0.0, -0.0]);
+        statistics.add(&[0.0, -0.0]);
         assert_eq!(statistics.count(), 2);
         assert_eq!(statistics.scale(7, Calibrator::Kl), 1.0);
-        statistics.add(1, &[1e-42]);
+        statistics.add(&[1e-42]);
         assert!(statistics.scale(7, Calibrator::Mse) >= f32::MIN_POSITIVE);
-        statistics.add(2, &[f32::MAX]);
+        statistics.add(&[f32::MAX]);
         assert_eq!(statistics.scale(7, Calibrator::Amax), f32::MAX / 7.0);
         assert_eq!(statistics.counts[0], 3);
     }
