@@ -16,7 +16,12 @@ pub const VERSION_MAJOR: u32 = 1;
 pub const VERSION_MINOR: u32 = 0;
 
 /// Everything a reader needs beside the tensors. Each shard carries its own, with the linears,
-/// inputs and carried tensors that stand in that shard.
+/// inputs and carried tensors that stand in that shard; all other fields but [`Manifest::shard`]
+/// are the same in every shard. A linear's input may stand in another shard than the linear, and
+/// a rotation's factor in another than the input; every name occurs once in the pack.
+///
+/// A field that is not listed here is an error: a newer minor version, which may have more, is
+/// refused before its manifest is parsed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -199,8 +204,9 @@ pub struct Linear {
     pub granularity: Granularity,
     /// How the scales were chosen: `amax`, `mse`, `kl`, `percentile`, …
     pub calibrator: String,
-    /// Tensor of the scales, F32: `[segments, n]` or `[1]`, with `[experts]` before it where there
-    /// are experts.
+    /// Tensor of the scales, F32: `[segments, n]` per channel or `[1]` per tensor, with the number
+    /// of experts before it where there are experts: `[experts, segments, n]` or `[experts, 1]`.
+    /// For w16a16 they are powers of two.
     pub scale: String,
     /// Its ranges of K, ascending and contiguous from 0 to `k_padded`.
     pub segments: Vec<Segment>,
@@ -217,7 +223,8 @@ pub struct Linear {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
-    /// Tensor of its tiles.
+    /// Tensor of its tiles, in the shape of [`crate::npu::tiles::TileLayout::shape`] of `n_padded`
+    /// rows and `length` columns, with the number of experts before it where there are experts.
     pub tiles: String,
     /// First rotated column.
     pub start: u64,

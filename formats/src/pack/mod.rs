@@ -4,6 +4,7 @@
 //! [`ShardWriter`] writes one file in constant memory and [`PackReader`] opens a whole pack after
 //! checking every size, shape and name in it.
 
+mod agree;
 mod check;
 mod error;
 mod header;

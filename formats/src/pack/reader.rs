@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 
+use super::agree;
 use super::check;
 use super::error::PackError;
 use super::header::{self, LENGTH_BYTES, LONGEST_HEADER, TensorEntry};
@@ -156,7 +157,7 @@ impl PackReader {
         }
         let manifests: Vec<(&Path, &Manifest)> =
             pack.shards.iter().map(|shard| (shard.path(), shard.manifest())).collect();
-        check::pack(&manifests, |name| pack.by_name.contains_key(name))?;
+        agree::pack(&manifests, |name| pack.by_name.contains_key(name))?;
         Ok(pack)
     }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use safetensors::Dtype;
 use tempfile::NamedTempFile;
 
+use super::agree;
 use super::check;
 use super::error::PackError;
 use super::header::{self, DATA_ALIGNMENT, LENGTH_BYTES, LONGEST_HEADER, TensorEntry};
@@ -169,7 +170,7 @@ impl ShardWriter {
         }
         check::shard(&self.path, manifest, &self.tensors, self.data_start)?;
         if manifest.shard.is_none() {
-            check::pack(&[(self.path.as_path(), manifest)], |name| self.names.contains(name))?;
+            agree::pack(&[(self.path.as_path(), manifest)], |name| self.names.contains(name))?;
         }
 
         let reserved = self.data_start - LENGTH_BYTES;
