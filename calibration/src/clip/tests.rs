@@ -149,6 +149,31 @@ fn least_squares_of_a_gaussian_row() {
     assert!((0.0110..0.0140).contains(&error), "{error}");
 }
 
+/// Scales and errors have the same bits on every machine: a hash of them that x86-64 and aarch64 both
+/// give. It changes with the searches, and then packs do.
+#[test]
+fn scales_have_the_same_bits_everywhere() {
+    let mut scratch = Scratch::default();
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut take = |bits: u64| hash = (hash ^ bits).wrapping_mul(0x0000_0100_0000_01b3);
+    for distribution in Distribution::ALL {
+        let row = sample(distribution, 2816, 4);
+        let mut statistics = TensorStatistics::new();
+        statistics.add(0, &row);
+        for calibrator in
+            [Calibrator::Amax, Calibrator::Percentile(99.0), Calibrator::Mse, Calibrator::Kl]
+        {
+            for qmax in [7, 127] {
+                let scale = channel_scale(&row, qmax, calibrator, &mut scratch);
+                take(u64::from(scale.to_bits()));
+                take(u64::from(statistics.scale(qmax, calibrator).to_bits()));
+                take(quantization_error(&row, scale, qmax).to_bits());
+            }
+        }
+    }
+    assert_eq!(hash, 0x2e7a_2572_21d3_28d1, "{hash:#x}");
+}
+
 /// On a tensor with rare outliers the divergence has a minimum within the range, and clips better
 /// than amax does at both widths.
 #[test]

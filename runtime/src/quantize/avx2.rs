@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BATCH, Grid, LANES};
+use super::{Grid, LANES};
 
 /// Rounding to nearest, ties to even, whatever the thread's mode.
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -129,26 +129,31 @@ pub(super) fn quantize(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES
     unsafe { kernel(chunk, grid, out) }
 }
 
-pub(super) fn errors(chunk: &[f32], grids: &[Grid; BATCH]) -> [[f32; LANES]; BATCH] {
+pub(super) fn errors<const B: usize>(chunk: &[f32], grids: &[Grid; B]) -> [[f32; LANES]; B] {
     #[target_feature(enable = "avx2")]
-    fn add(w: __m256, grids: &[Constants; BATCH], lanes: &mut [__m256; BATCH]) {
+    fn add<const B: usize>(w: __m256, grids: &[Constants; B], lanes: &mut [__m256; B]) {
         for (lanes, &grid) in lanes.iter_mut().zip(grids) {
             let error = _mm256_sub_ps(w, _mm256_mul_ps(level(w, grid), grid.scale));
             *lanes = add_square(*lanes, error);
         }
     }
     #[target_feature(enable = "avx2")]
-    fn kernel(chunk: &[f32], grids: &[Grid; BATCH]) -> [[f32; LANES]; BATCH] {
-        let [a, b, c, d] = *grids;
-        let grids = [constants(a), constants(b), constants(c), constants(d)];
-        let (blocks, tail) = chunk.as_chunks::<LANES>();
-        let mut lanes = [_mm256_setzero_ps(); BATCH];
-        for block in blocks {
-            add(load(block), &grids, &mut lanes);
+    fn kernel<const B: usize>(chunk: &[f32], grids: &[Grid; B]) -> [[f32; LANES]; B] {
+        let mut registers = [constants(grids[0]); B];
+        for (register, &grid) in registers.iter_mut().zip(grids) {
+            *register = constants(grid);
         }
-        add(load(&padded(tail)), &grids, &mut lanes);
-        let [a, b, c, d] = lanes;
-        [store(a), store(b), store(c), store(d)]
+        let (blocks, tail) = chunk.as_chunks::<LANES>();
+        let mut lanes = [_mm256_setzero_ps(); B];
+        for block in blocks {
+            add(load(block), &registers, &mut lanes);
+        }
+        add(load(&padded(tail)), &registers, &mut lanes);
+        let mut sums = [[0.0; LANES]; B];
+        for (sum, lanes) in sums.iter_mut().zip(lanes) {
+            *sum = store(lanes);
+        }
+        sums
     }
     // SAFETY: the caller chose this kernel because the machine has AVX2.
     unsafe { kernel(chunk, grids) }

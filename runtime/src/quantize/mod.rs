@@ -115,7 +115,7 @@ impl Isa {
     }
 
     /// Lane sums of one chunk's squared errors on each of several grids.
-    fn errors(self, chunk: &[f32], grids: &[Grid; BATCH]) -> [[f32; LANES]; BATCH] {
+    fn errors<const B: usize>(self, chunk: &[f32], grids: &[Grid; B]) -> [[f32; LANES]; B] {
         match self {
             Isa::Scalar => scalar::errors(chunk, grids),
             #[cfg(target_arch = "x86_64")]
@@ -191,8 +191,7 @@ pub fn quantization_error(row: &[f32], scale: f32, qmax: i8) -> f64 {
     error[0]
 }
 
-/// [`quantization_error`] of each scale, into `errors`. Four scales cost one reading of the row and
-/// little more time than one.
+/// [`quantization_error`] of each scale, into `errors`; the row is read once for four of them.
 ///
 /// # Panics
 ///
@@ -203,17 +202,24 @@ pub fn quantization_errors(row: &[f32], scales: &[f32], qmax: i8, errors: &mut [
 
 fn quantization_errors_on(isa: Isa, row: &[f32], scales: &[f32], qmax: i8, errors: &mut [f64]) {
     assert_eq!(scales.len(), errors.len(), "errors are as many as scales");
-    for (scales, errors) in scales.chunks(BATCH).zip(errors.chunks_mut(BATCH)) {
-        let last = scales.len() - 1;
-        let grids = std::array::from_fn(|i| Grid::new(scales[i.min(last)], qmax));
-        errors.fill(0.0);
-        for chunk in row.chunks(CHUNK) {
-            let lanes = isa.errors(chunk, &grids);
-            for (error, lanes) in errors.iter_mut().zip(lanes) {
-                *error += fold(lanes);
-            }
+    let (batches, rest) = scales.as_chunks::<BATCH>();
+    let (batch_errors, rest_errors) = errors.as_chunks_mut::<BATCH>();
+    for (scales, errors) in batches.iter().zip(batch_errors) {
+        *errors = errors_of(isa, row, &scales.map(|scale| Grid::new(scale, qmax)));
+    }
+    for (&scale, error) in rest.iter().zip(rest_errors) {
+        [*error] = errors_of(isa, row, &[Grid::new(scale, qmax)]);
+    }
+}
+
+fn errors_of<const B: usize>(isa: Isa, row: &[f32], grids: &[Grid; B]) -> [f64; B] {
+    let mut errors = [0.0; B];
+    for chunk in row.chunks(CHUNK) {
+        for (error, lanes) in errors.iter_mut().zip(isa.errors(chunk, grids)) {
+            *error += fold(lanes);
         }
     }
+    errors
 }
 
 /// The power of two that a row is divided by before it becomes f16.

@@ -3,7 +3,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{BATCH, Grid, LANES};
+use super::{Grid, LANES};
 
 /// Eight lanes: elements 0 to 3, then 4 to 7.
 type Pair = [float32x4_t; 2];
@@ -136,26 +136,31 @@ pub(super) fn quantize(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES
     unsafe { kernel(chunk, grid, out) }
 }
 
-pub(super) fn errors(chunk: &[f32], grids: &[Grid; BATCH]) -> [[f32; LANES]; BATCH] {
+pub(super) fn errors<const B: usize>(chunk: &[f32], grids: &[Grid; B]) -> [[f32; LANES]; B] {
     #[target_feature(enable = "neon")]
-    fn add(w: Pair, grids: &[Constants; BATCH], lanes: &mut [Pair; BATCH]) {
+    fn add<const B: usize>(w: Pair, grids: &[Constants; B], lanes: &mut [Pair; B]) {
         for (lanes, &grid) in lanes.iter_mut().zip(grids) {
             lanes[0] = add_error(lanes[0], w[0], level(w[0], grid), grid.scale);
             lanes[1] = add_error(lanes[1], w[1], level(w[1], grid), grid.scale);
         }
     }
     #[target_feature(enable = "neon")]
-    fn kernel(chunk: &[f32], grids: &[Grid; BATCH]) -> [[f32; LANES]; BATCH] {
-        let [a, b, c, d] = *grids;
-        let grids = [constants(a), constants(b), constants(c), constants(d)];
-        let (blocks, tail) = chunk.as_chunks::<LANES>();
-        let mut lanes = [[vdupq_n_f32(0.0); 2]; BATCH];
-        for block in blocks {
-            add(load(block), &grids, &mut lanes);
+    fn kernel<const B: usize>(chunk: &[f32], grids: &[Grid; B]) -> [[f32; LANES]; B] {
+        let mut registers = [constants(grids[0]); B];
+        for (register, &grid) in registers.iter_mut().zip(grids) {
+            *register = constants(grid);
         }
-        add(load(&padded(tail)), &grids, &mut lanes);
-        let [a, b, c, d] = lanes;
-        [store(a), store(b), store(c), store(d)]
+        let (blocks, tail) = chunk.as_chunks::<LANES>();
+        let mut lanes = [[vdupq_n_f32(0.0); 2]; B];
+        for block in blocks {
+            add(load(block), &registers, &mut lanes);
+        }
+        add(load(&padded(tail)), &registers, &mut lanes);
+        let mut sums = [[0.0; LANES]; B];
+        for (sum, lanes) in sums.iter_mut().zip(lanes) {
+            *sum = store(lanes);
+        }
+        sums
     }
     // SAFETY: the caller chose this kernel because the machine has NEON.
     unsafe { kernel(chunk, grids) }

@@ -1,6 +1,6 @@
 //! Kernels in plain Rust: what the others must equal, bit for bit.
 
-use super::{BATCH, Grid, LANES};
+use super::{Grid, LANES};
 
 /// 1.5 · 2^23: added to a number of magnitude below 2^22 and taken away again, it leaves that number
 /// rounded to the nearest integer, ties to even.
@@ -42,7 +42,7 @@ pub(super) fn quantize(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES
     lanes
 }
 
-pub(super) fn errors(chunk: &[f32], grids: &[Grid; BATCH]) -> [[f32; LANES]; BATCH] {
+pub(super) fn errors<const B: usize>(chunk: &[f32], grids: &[Grid; B]) -> [[f32; LANES]; B] {
     grids.map(|grid| {
         let mut lanes = [0.0; LANES];
         for block in chunk.chunks(LANES) {
