@@ -208,10 +208,14 @@ impl Overrides {
         .into_iter()
         .find(|(_, given)| *given);
         if let Some((option, _)) = contradiction {
-            return Err(format!("a preset fixes `{option}`: leave it out, or leave out the preset"));
+            return Err(format!(
+                "a preset fixes `{option}`: leave it out, or leave out the preset"
+            ));
         }
         if scheme == Scheme::W4A8 {
-            return Err("rk-llama.cpp has no w4a8: use w4a4, w8a8 or w16a16 with its presets".into());
+            return Err(
+                "rk-llama.cpp has no w4a8: use w4a4, w8a8 or w16a16 with its presets".into()
+            );
         }
         Ok(LinearOptions {
             scheme,

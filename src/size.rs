@@ -21,7 +21,8 @@ mod tests {
 
     #[test]
     fn units_are_binary() {
-        for (text, bytes) in [("4096", 4096), ("256M", 256 << 20), ("1.5G", 3 << 29), ("1GiB", 1 << 30)]
+        for (text, bytes) in
+            [("4096", 4096), ("256M", 256 << 20), ("1.5G", 3 << 29), ("1GiB", 1 << 30)]
         {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }

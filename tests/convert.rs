@@ -42,7 +42,11 @@ fn every_shared_model_converts_in_every_scheme() {
             let pack = folder.path().join("pack.safetensors");
             convert(&model, &pack, &["--scheme", scheme, "--force"]);
             for (name, error) in errors(&verify(&pack, &model)) {
-                assert!(error < largest_error(scheme), "{} {scheme} {name}: {error}", model.display());
+                assert!(
+                    error < largest_error(scheme),
+                    "{} {scheme} {name}: {error}",
+                    model.display()
+                );
             }
         }
     }
@@ -98,7 +102,11 @@ fn four_bit_weights_beat_rk_llama_on_every_matrix() {
         let theirs = measure(&["--preset", preset]);
         for (name, error) in &ours {
             println!("{name}: {error:.5} against {:.5} with {preset}", theirs[name]);
-            assert!(*error < theirs[name], "{name}: {error} against {} with {preset}", theirs[name]);
+            assert!(
+                *error < theirs[name],
+                "{name}: {error} against {} with {preset}",
+                theirs[name]
+            );
         }
     }
 }

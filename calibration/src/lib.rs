@@ -1,5 +1,5 @@
 //! Which numbers to choose: clip searches, scales, equalization.
 
-pub mod rk_llama;
 pub mod clip;
 pub mod equalize;
+pub mod rk_llama;

@@ -4,9 +4,7 @@ use tessera_formats::ggml::GgmlType;
 use tessera_formats::gguf::TensorInfo;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::TileLayout;
-use tessera_formats::pack::manifest::{
-    Accumulator, Carried, Granularity, Input, Linear, Segment,
-};
+use tessera_formats::pack::manifest::{Accumulator, Carried, Granularity, Input, Linear, Segment};
 use tessera_formats::pack::{Dtype, names};
 use tessera_runtime::accumulator::AccumulatorBound;
 

@@ -111,7 +111,8 @@ impl LinearJob<'_> {
         segments::columns(self.plan(), count)
             .into_iter()
             .map(|columns| {
-                let layout = TileLayout::new(self.plan().engine(), self.plan().n_padded, columns.len())?;
+                let layout =
+                    TileLayout::new(self.plan().engine(), self.plan().n_padded, columns.len())?;
                 let segment = SegmentPlan { columns, layout, offset };
                 offset += matrices * u64::try_from(layout.bytes())?;
                 Ok(segment)
@@ -121,7 +122,8 @@ impl LinearJob<'_> {
 
     /// Bytes of one panel over all segments.
     fn panel_bytes(&self) -> usize {
-        self.plan().engine().tile_n() * self.plan().k_padded * self.plan().engine().weight_bits() / 8
+        self.plan().engine().tile_n() * self.plan().k_padded * self.plan().engine().weight_bits()
+            / 8
     }
 
     /// Converts with the given segments; `None` when a row is not certified.
@@ -216,7 +218,15 @@ impl LinearJob<'_> {
             let mut start = 0;
             for (index, segment) in segments.iter().enumerate() {
                 let end = start + segment.layout.panel_bytes();
-                self.quantize(row, lane, index, segment, scratch, &mut tiles[start..end], &mut result);
+                self.quantize(
+                    row,
+                    lane,
+                    index,
+                    segment,
+                    scratch,
+                    &mut tiles[start..end],
+                    &mut result,
+                );
                 start = end;
             }
             if !result.certified {
@@ -253,7 +263,8 @@ impl LinearJob<'_> {
             self.scales.quantize_integer(weights, qmax, place, &mut scratch.clip, integers);
         result.error += error;
         let amax = quantize::amax(weights);
-        let clip = if amax > 0.0 { f64::from(scale) * f64::from(qmax) / f64::from(amax) } else { 1.0 };
+        let clip =
+            if amax > 0.0 { f64::from(scale) * f64::from(qmax) / f64::from(amax) } else { 1.0 };
         result.scale(index, lane, scale, clip.min(1.0));
         match self.plan().engine() {
             Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),

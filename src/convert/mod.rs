@@ -18,6 +18,7 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::Instant;
@@ -100,11 +101,13 @@ fn check_output(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
         _ => Path::new("."),
     };
     ensure!(folder.is_dir(), "the folder `{}` does not exist", folder.display());
-    let existing = fs::canonicalize(output).ok();
-    for shard in gguf.shards() {
-        let input = fs::canonicalize(shard.path()).ok();
-        if existing.is_some() && existing == input {
-            bail!("the output `{}` is the input", output.display());
+    if let Ok(existing) = fs::metadata(output) {
+        for shard in gguf.shards() {
+            let input = fs::metadata(shard.path())?;
+            // A link of either kind leads to the same file.
+            if (existing.dev(), existing.ino()) == (input.dev(), input.ino()) {
+                bail!("the output `{}` is the input", output.display());
+            }
         }
     }
     let index = pack::index_path(output)?;
@@ -177,6 +180,7 @@ fn common_manifest(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::R
         inputs: Vec::new(),
         linears: Vec::new(),
         carried: Vec::new(),
+        digests: BTreeMap::new(),
         memory: plan.memory.clone(),
         // The longest there is, for the room that headers need.
         shard: shards::place(usize::MAX, usize::MAX),

@@ -226,15 +226,15 @@ impl<'a> Planner<'a> {
                 tensor.ggml_type.name(),
             );
         }
-        let dimension = |index: usize| usize::try_from(tensor.dims.get(index).copied().unwrap_or(1));
+        let dimension =
+            |index: usize| usize::try_from(tensor.dims.get(index).copied().unwrap_or(1));
         let (k, n, e) = (dimension(0)?, dimension(1)?, dimension(2)?);
         let experts = (tensor.dims.len() == 3).then_some(e);
-        let input = self
-            .input(name, k, &options)
-            .with_context(|| format!("input of `{shown}`"))?;
+        let input = self.input(name, k, &options).with_context(|| format!("input of `{shown}`"))?;
         let engine = options.scheme.engine();
         let k_align = usize::try_from(self.target.k_align)?;
-        let overflow = || anyhow!("`{shown}` [{e}, {n}, {k}] is larger than this machine can address");
+        let overflow =
+            || anyhow!("`{shown}` [{e}, {n}, {k}] is larger than this machine can address");
         let n_padded = n.checked_next_multiple_of(engine.tile_n()).ok_or_else(overflow)?;
         let k_padded = self.inputs[input]
             .rotation

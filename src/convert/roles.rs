@@ -120,10 +120,7 @@ pub fn input_of(name: &str) -> InputSource {
         "output" => ("output_input", Some(HEAD_NORM)),
         other => return InputSource { name: format!("{block}{other}_input"), norm: None },
     };
-    InputSource {
-        name: format!("{block}{input}"),
-        norm: norm.map(|norm| format!("{block}{norm}")),
-    }
+    InputSource { name: format!("{block}{input}"), norm: norm.map(|norm| format!("{block}{norm}")) }
 }
 
 #[cfg(test)]
@@ -165,10 +162,7 @@ mod tests {
         assert_eq!(q.name, "blk.3.attn_input");
         assert_eq!(q.norm.as_deref(), Some("blk.3.attn_norm"));
         assert_eq!(input_of("blk.3.attn_v.weight"), q);
-        assert_eq!(
-            input_of("blk.3.ffn_up_exps.weight"),
-            input_of("blk.3.ffn_gate_shexp.weight")
-        );
+        assert_eq!(input_of("blk.3.ffn_up_exps.weight"), input_of("blk.3.ffn_gate_shexp.weight"));
         assert_eq!(input_of("blk.3.ffn_down.weight").name, "blk.3.ffn_down_input");
         assert_eq!(input_of("blk.3.ffn_down.weight").norm, None);
         assert_eq!(input_of("output.weight").norm.as_deref(), Some("output_norm"));

@@ -41,6 +41,9 @@ pub fn divide(
     Ok(division.finish())
 }
 
+/// A factor's tensor name as long as any.
+const LONGEST_FACTOR: &str = "rotation.hartley.18446744073709551615";
+
 /// Shards so far, the last one open.
 struct Division<'a> {
     plan: &'a Plan,
@@ -73,7 +76,7 @@ impl<'a> Division<'a> {
             shards: vec![ShardPlan::default()],
             // The key-value section stands in the first shard.
             bytes: length(gguf.metadata_bytes().len()),
-            header: common + entry_bytes(names::GGUF_METADATA, 1),
+            header: common + small_entry_bytes(names::GGUF_METADATA, 1),
             placed: BTreeSet::new(),
         })
     }
@@ -84,7 +87,7 @@ impl<'a> Division<'a> {
         let input_plan = &self.plan.inputs[input];
         let scales = linear.matrices() * linear.most_segments * linear.n * size_of::<f32>();
         let mut header = escaped_length(&entries::longest_linear(linear, source, input_plan))
-            + entry_bytes(&names::scale(&linear.name), 3);
+            + small_entry_bytes(&names::scale(&linear.name), 3);
         for segment in 0..linear.most_segments {
             header += entry_bytes(&names::tiles(&linear.name, segment, 2), 5);
         }
@@ -94,7 +97,8 @@ impl<'a> Division<'a> {
             let factor = input_plan.rotation.factor().map_or(0, <[f32]>::len);
             bytes += length((input_plan.k + factor) * size_of::<f32>());
             header += escaped_length(&entries::input(input_plan, true))
-                + 2 * entry_bytes(&names::vector(&input_plan.name), 2);
+                + small_entry_bytes(&names::vector(&input_plan.name), 1)
+                + small_entry_bytes(LONGEST_FACTOR, 2);
         }
         self.open(bytes, header);
         if new_input {
@@ -106,8 +110,7 @@ impl<'a> Division<'a> {
 
     fn add_carried(&mut self, index: usize) {
         let tensor = &self.gguf.tensors()[index];
-        let header =
-            escaped_length(&entries::carried(tensor, None)) + entry_bytes(&tensor.name, 4);
+        let header = escaped_length(&entries::carried(tensor, None)) + entry_bytes(&tensor.name, 4);
         self.open(tensor.bytes, header);
         self.last().carried.push(index);
     }
@@ -153,6 +156,11 @@ fn escaped_length(value: &impl serde::Serialize) -> u64 {
 fn entry_bytes(name: &str, dimensions: u64) -> u64 {
     // `"NAME":{"dtype":"BF16","shape":[…],"data_offsets":[…,…]},`, numbers of up to 20 digits.
     escaped_length(&name) + 64 + 21 * (dimensions + 2)
+}
+
+/// The same with an entry in the manifest's digests.
+fn small_entry_bytes(name: &str, dimensions: u64) -> u64 {
+    entry_bytes(name, dimensions) + escaped_length(&name) + 64 + 8
 }
 
 fn length(bytes: usize) -> u64 {

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use sha2::{Digest, Sha256};
 use tessera_formats::escape::{Escaped, escaped};
 use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Scheme;
@@ -18,6 +19,7 @@ use super::scales::Scales;
 use super::shards::{self, ShardPlan};
 use super::stream::Budget;
 use super::{carry, entries};
+use crate::hash::hex;
 use crate::progress::Progress;
 
 /// A conversion under way.
@@ -83,18 +85,20 @@ impl Conversion<'_> {
             manifest.shard = shards::place(index, shards.len());
             let converted = self.linears(shard, &mut file, &mut prepared)?;
             for (&linear, converted) in shard.linears.iter().zip(&converted) {
-                manifest.linears.push(self.describe(linear, converted, &mut file)?);
+                let entry = self.describe(linear, converted, &mut file, &mut manifest)?;
+                manifest.linears.push(entry);
                 linears.push(self.written(linear, converted));
             }
             for &input in &shard.inputs {
                 let vector = prepared.get(&input).and_then(|input| input.vector.as_deref());
-                manifest.inputs.push(self.input(input, vector, &mut factors, &mut file)?);
+                let entry = self.input(input, vector, &mut factors, &mut file, &mut manifest)?;
+                manifest.inputs.push(entry);
             }
             self.carry(shard, &mut file, &mut manifest)?;
             if index == 0 {
                 let bytes = self.gguf.metadata_bytes();
                 let shape = [u64::try_from(bytes.len())?];
-                file.append(names::GGUF_METADATA, Dtype::U8, &shape, bytes)?;
+                append(&mut file, &mut manifest, names::GGUF_METADATA, Dtype::U8, &shape, bytes)?;
             }
             if let Some(hashes) = hashes.take() {
                 for (source, sha256) in common.sources.iter_mut().zip(hashes()?) {
@@ -133,16 +137,18 @@ impl Conversion<'_> {
         vector: Option<&[f32]>,
         factors: &mut BTreeSet<String>,
         file: &mut ShardWriter,
+        manifest: &mut Manifest,
     ) -> anyhow::Result<Input> {
         let plan = &self.plan.inputs[index];
         let entry = entries::input(plan, vector.is_some());
         if let (Some(name), Some(vector)) = (&entry.vector, vector) {
-            append_f32(file, name, &[u64::try_from(vector.len())?], vector)?;
+            append_f32(file, manifest, name, &[u64::try_from(vector.len())?], vector)?;
         }
         if let (Some(factor), Some(values)) = (&entry.rotation.factor, plan.rotation.factor())
             && factors.insert(factor.tensor.clone())
         {
-            append_f32(file, &factor.tensor, &[factor.order, factor.order], values)?;
+            let shape = [factor.order, factor.order];
+            append_f32(file, manifest, &factor.tensor, &shape, values)?;
         }
         Ok(entry)
     }
@@ -176,8 +182,8 @@ impl Conversion<'_> {
                 transform: &prepared[&plan.input].transform,
                 budget: self.budget,
             };
-            let scales = Scales::find(&source)
-                .with_context(|| format!("`{}`", Escaped(&plan.name)))?;
+            let scales =
+                Scales::find(&source).with_context(|| format!("`{}`", Escaped(&plan.name)))?;
             let offset = file.allocate(plan.tile_bytes())?;
             let job = LinearJob { source, scales: &scales, progress: self.progress };
             converted.push(job.run(file, offset)?);
@@ -191,6 +197,7 @@ impl Conversion<'_> {
         index: usize,
         converted: &ConvertedLinear,
         file: &mut ShardWriter,
+        manifest: &mut Manifest,
     ) -> anyhow::Result<Linear> {
         let plan = &self.plan.linears[index];
         let input = &self.plan.inputs[plan.input];
@@ -201,7 +208,7 @@ impl Conversion<'_> {
             file.describe(&segment.tiles, dtype, &shape, converted.offset)?;
         }
         let shape = entries::scale_shape(plan, converted.segments.len());
-        append_f32(file, &entry.scale, &shape, &converted.scales)?;
+        append_f32(file, manifest, &entry.scale, &shape, &converted.scales)?;
         Ok(entry)
     }
 
@@ -235,13 +242,28 @@ impl Conversion<'_> {
     }
 }
 
-/// Appends a tensor of f32.
+/// Appends a tensor of f32, and records its digest.
 fn append_f32(
     file: &mut ShardWriter,
+    manifest: &mut Manifest,
     name: &str,
     shape: &[u64],
     values: &[f32],
 ) -> anyhow::Result<()> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    Ok(file.append(name, Dtype::F32, shape, &bytes)?)
+    append(file, manifest, name, Dtype::F32, shape, &bytes)
+}
+
+/// Appends a tensor, and records its digest.
+fn append(
+    file: &mut ShardWriter,
+    manifest: &mut Manifest,
+    name: &str,
+    dtype: Dtype,
+    shape: &[u64],
+    bytes: &[u8],
+) -> anyhow::Result<()> {
+    file.append(name, dtype, shape, bytes)?;
+    manifest.digests.insert(name.to_owned(), hex(&Sha256::digest(bytes)));
+    Ok(())
 }

@@ -217,7 +217,8 @@ impl GgufReport {
                 size::show(report.tile_bytes),
                 format!("{:.1} %", percent(report.padding_bytes, report.tile_bytes)),
                 size::show(report.carried_bytes),
-                report.domains.to_string() + if report.domains_suffice { "" } else { " (too many)" },
+                report.domains.to_string()
+                    + if report.domains_suffice { "" } else { " (too many)" },
             ];
             row.extend(report.boards.iter().map(|fit| if fit.fits { "yes" } else { "no" }.into()));
             rows.add_row(row);
@@ -276,7 +277,8 @@ fn scheme_report(
         let bits = u64::try_from(scheme.engine().weight_bits()).unwrap_or(0);
         report.linears += 1;
         report.matrices += linear.matrices();
-        report.segments += linear.matrices() * segments(scheme, linear.k_padded, linear.fewest_segments);
+        report.segments +=
+            linear.matrices() * segments(scheme, linear.k_padded, linear.fewest_segments);
         report.tile_bytes += linear.tile_bytes();
         report.padding_bytes +=
             linear.tile_bytes().saturating_sub(tensor.elements().saturating_mul(bits) / 8);
@@ -289,8 +291,12 @@ fn scheme_report(
 }
 
 /// K segments of a linear, estimated for the 4-bit engine.
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss,
-    reason = "an estimate from small positive numbers")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate from small positive numbers"
+)]
 fn segments(scheme: Scheme, k_padded: usize, fewest: usize) -> usize {
     let (Engine::I4, Some((low, high))) = (scheme.engine(), scheme.activation_range()) else {
         return fewest;

@@ -8,8 +8,8 @@ use anyhow::Context;
 use serde::Serialize;
 use tessera_formats::escape::escaped;
 use tessera_formats::npu::Scheme;
-use tessera_formats::pack::{PackReader, ShardFile};
 use tessera_formats::pack::manifest::{Carried, Input, Linear, MemoryPlan, Source};
+use tessera_formats::pack::{PackReader, ShardFile};
 
 use crate::{size, table};
 
@@ -128,7 +128,8 @@ impl PackReport {
         }
         let _ = writeln!(text, "\n{schemes}\n");
         if tensors {
-            let headers = ["linear", "scheme", "n", "k", "experts", "segments", "rel. rms", "domain"];
+            let headers =
+                ["linear", "scheme", "n", "k", "experts", "segments", "rel. rms", "domain"];
             let mut rows = table::with_headers(&headers, &[2, 3, 4, 5, 6, 7]);
             for linear in &self.linears {
                 rows.add_row([

@@ -88,10 +88,8 @@ pub fn check(
 /// The source's tensor of a linear, if it has the linear's shape.
 fn matching_tensor<'a>(gguf: &'a Gguf, linear: &Linear) -> Result<&'a TensorInfo, String> {
     let tensor = gguf.tensor(&linear.source).ok_or("the source has no such tensor")?;
-    let expected: Vec<u64> = [Some(linear.k), Some(linear.n), linear.experts]
-        .into_iter()
-        .flatten()
-        .collect();
+    let expected: Vec<u64> =
+        [Some(linear.k), Some(linear.n), linear.experts].into_iter().flatten().collect();
     if tensor.dims != expected {
         return Err(format!("its shape is {expected:?}, and {:?} in the source", tensor.dims));
     }
@@ -180,7 +178,8 @@ impl Errors {
     }
 
     fn measured(&self) -> Measured {
-        let ratio = |error: f64, energy: f64| if energy > 0.0 { (error / energy).sqrt() } else { 0.0 };
+        let ratio =
+            |error: f64, energy: f64| if energy > 0.0 { (error / energy).sqrt() } else { 0.0 };
         let norms = (self.energy * self.rebuilt).sqrt();
         Measured {
             relative_rms: ratio(self.error, self.energy),

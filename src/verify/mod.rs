@@ -43,6 +43,13 @@ pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
         linear::check(&pack, linear, &basis, source.as_ref(), &mut report)
             .with_context(|| format!("`{}`", Escaped(&linear.name)))?;
     }
+    for shard in pack.shards() {
+        for (tensor, digest) in &shard.manifest().digests {
+            if pack.hash_tensor(tensor)? != *digest {
+                report.problem(tensor, "its bytes do not have the recorded SHA-256");
+            }
+        }
+    }
     for carried in pack.carried() {
         if pack.hash_tensor(&carried.name)? != carried.sha256 {
             report.problem(&carried.name, "its bytes do not have the recorded SHA-256");

@@ -84,8 +84,10 @@ impl Report {
 
     /// The report as text.
     pub fn text(&self) -> String {
-        let mut rows =
-            table::with_headers(&["tensor", "scheme", "segments", "rel. rms", "cosine"], &[2, 3, 4]);
+        let mut rows = table::with_headers(
+            &["tensor", "scheme", "segments", "rel. rms", "cosine"],
+            &[2, 3, 4],
+        );
         for tensor in &self.tensors {
             let figure = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.6}"));
             rows.add_row([

@@ -41,11 +41,7 @@ impl Default for TensorStatistics {
 impl TensorStatistics {
     /// Of no elements.
     pub fn new() -> Self {
-        TensorStatistics {
-            exponent: LEAST_EXPONENT,
-            counts: vec![0; BINS],
-            amax: 0.0,
-        }
+        TensorStatistics { exponent: LEAST_EXPONENT, counts: vec![0; BINS], amax: 0.0 }
     }
 
     /// Adds finite elements of the tensor.

@@ -159,7 +159,7 @@ fn scales_have_the_same_bits_everywhere() {
     for distribution in Distribution::ALL {
         let row = sample(distribution, 2816, 4);
         let mut statistics = TensorStatistics::new();
-        statistics.add(0, &row);
+        statistics.add(&row);
         for calibrator in
             [Calibrator::Amax, Calibrator::Percentile(99.0), Calibrator::Mse, Calibrator::Kl]
         {
@@ -180,7 +180,7 @@ fn scales_have_the_same_bits_everywhere() {
 fn divergence_clips_outliers() {
     let elements = sample(Distribution::Outliers, 200_000, 2);
     let mut statistics = TensorStatistics::new();
-    statistics.add(0, &elements);
+    statistics.add(&elements);
     let (counts, width) = statistics.histogram();
     for (qmax, clips) in [(127, 3.8..12.0), (7, 3.0..4.0)] {
         let choice = histogram_kl::choose(counts, qmax);

@@ -3,7 +3,7 @@
 //! Everything is checked from the header alone. Writer and reader run the same checks, so nothing
 //! is written that would not be read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::{Debug, Display};
 use std::path::Path;
 
@@ -15,6 +15,7 @@ use super::manifest::{
     Accumulator, Carried, Factor, Granularity, Input, Linear, Manifest, Rotation, Segment,
 };
 use super::names;
+use crate::escape::Escaped;
 use crate::ggml::GgmlType;
 use crate::npu::tiles::{TILE_BYTES, TileLayout};
 use crate::npu::{Engine, Target};
@@ -87,12 +88,35 @@ pub(super) fn shard(
             named.tensors.get(names::GGUF_METADATA).map_or(0, |tensor| tensor.end - tensor.begin);
         named.take(names::GGUF_METADATA, Dtype::U8, &[bytes], 1)?;
     }
-    match tensors.iter().find(|tensor| named.tensors.contains_key(tensor.name.as_str())) {
-        None => Ok(()),
-        Some(tensor) => {
-            Err(PackError::Unreferenced { path: path.to_owned(), tensor: tensor.name.clone() })
-        }
+    if let Some(tensor) = tensors.iter().find(|t| named.tensors.contains_key(t.name.as_str())) {
+        return Err(PackError::Unreferenced { path: path.to_owned(), tensor: tensor.name.clone() });
     }
+    digests(item, manifest, tensors)
+}
+
+/// Every tensor has exactly one digest: in its segment, in its carried entry, or in `digests`.
+fn digests(item: Item<'_>, manifest: &Manifest, tensors: &[TensorEntry]) -> Result<(), PackError> {
+    let elsewhere: HashSet<&str> = manifest
+        .linears
+        .iter()
+        .flat_map(|linear| linear.segments.iter().map(|segment| segment.tiles.as_str()))
+        .chain(manifest.carried.iter().map(|carried| carried.name.as_str()))
+        .collect();
+    let expected: BTreeSet<&str> = tensors
+        .iter()
+        .map(|tensor| tensor.name.as_str())
+        .filter(|name| !elsewhere.contains(name))
+        .collect();
+    let found: BTreeSet<&str> = manifest.digests.keys().map(String::as_str).collect();
+    if let Some(name) = expected.symmetric_difference(&found).next() {
+        let expected = "one for every tensor that has none elsewhere, and no other";
+        return Err(item.field(
+            "digests",
+            format!("a difference in `{}`", Escaped(name)),
+            expected.into(),
+        ));
+    }
+    manifest.digests.values().try_for_each(|digest| hash(item, digest))
 }
 
 /// A target's limits must be those of a chip that is known, or narrower.

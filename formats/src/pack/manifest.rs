@@ -47,6 +47,9 @@ pub struct Manifest {
     pub linears: Vec<Linear>,
     /// Tensors in this shard that are stored as they were.
     pub carried: Vec<Carried>,
+    /// SHA-256, hexadecimal, of every tensor in this shard that has none above: scales, vectors,
+    /// factors, the GGUF key-value section.
+    pub digests: BTreeMap<String, String>,
     /// Where the weights of the whole pack go in the NPU's address space.
     pub memory: MemoryPlan,
     /// This shard's place; absent in a pack of one file.

@@ -239,6 +239,7 @@ pub fn small(scheme: Scheme) -> Pack {
         _ => 3,
     });
 
+    let digests = digests(&linears, &carried, &tensors);
     let manifest = Manifest {
         format: FORMAT.to_owned(),
         version: [VERSION_MAJOR, VERSION_MINOR],
@@ -254,6 +255,7 @@ pub fn small(scheme: Scheme) -> Pack {
         inputs,
         linears,
         carried,
+        digests,
         memory: MemoryPlan { tile_bytes: domain_bytes.iter().sum(), domain_bytes },
         shard: None,
     };
@@ -436,6 +438,7 @@ impl Pack {
                 owned.extend(names.iter().cloned());
                 let mut tensors = whole.tensors.clone();
                 tensors.retain(|tensor| names.contains(&tensor.name));
+                manifest.digests = digests(&manifest.linears, &manifest.carried, &tensors);
                 let weights = manifest
                     .linears
                     .iter()
@@ -523,4 +526,19 @@ impl Random {
     fn sign(&mut self) -> f32 {
         if self.next() & 1 == 0 { 1.0 } else { -1.0 }
     }
+}
+
+/// SHA-256 of the tensors that neither a segment nor a carried entry has one for.
+fn digests(
+    linears: &[Linear],
+    carried: &[Carried],
+    tensors: &[Stored],
+) -> BTreeMap<String, String> {
+    let tiles = linears.iter().flat_map(|linear| linear.segments.iter().map(|s| &s.tiles));
+    let elsewhere: BTreeSet<&String> = tiles.chain(carried.iter().map(|c| &c.name)).collect();
+    tensors
+        .iter()
+        .filter(|tensor| !elsewhere.contains(&tensor.name))
+        .map(|tensor| (tensor.name.clone(), sha256(&tensor.bytes)))
+        .collect()
 }
