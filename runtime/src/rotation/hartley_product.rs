@@ -11,7 +11,7 @@
 //! never fused.
 #![expect(unsafe_code, reason = "SIMD kernel")]
 
-use super::lanes::{self, LANES, Lanes};
+use super::lanes::{self, ALIGNMENT_SLACK, LANES, Lanes};
 
 /// Vectors of a row that are processed together where the block is wide enough.
 const WIDEST: usize = 2;
@@ -20,7 +20,7 @@ const PAIRS: usize = 2;
 
 /// Elements of scratch space for a matrix of this order.
 pub(super) fn scratch_len(order: usize) -> usize {
-    order * WIDEST * LANES
+    order * WIDEST * LANES + ALIGNMENT_SLACK
 }
 
 /// Multiplies `block`, `order` equal rows, by the matrix. `coefficients` are the scaled
@@ -113,7 +113,7 @@ unsafe fn dispatch<S: Lanes>(
     scratch: &mut [f32],
 ) {
     let order = block.len() / width;
-    let (block, scratch) = (block.as_mut_ptr(), scratch.as_mut_ptr());
+    let (block, scratch) = (block.as_mut_ptr(), lanes::aligned(scratch).as_mut_ptr());
     for j in (0..width).step_by(LANES * WIDEST) {
         // SAFETY: the caller's promise; j + 16 or, with 8 columns left, j + 8 is at most the width.
         unsafe {
@@ -131,8 +131,8 @@ unsafe fn dispatch<S: Lanes>(
 ///
 /// # Safety
 ///
-/// `block` points at `order` rows of 8 · N elements, `width` apart; there are h² coefficients and
-/// [`scratch_len`] elements of scratch space.
+/// `block` points at `order` rows of 8 · N elements, `width` apart; there are h² coefficients, and h
+/// times 16 · N elements of scratch space.
 #[inline(always)]
 unsafe fn kernel<S: Lanes, const N: usize>(
     simd: S,

@@ -9,6 +9,15 @@
 /// Number of lanes of every implementation.
 pub(super) const LANES: usize = 8;
 
+/// Elements of scratch space that [`aligned`] may skip.
+pub(super) const ALIGNMENT_SLACK: usize = 64 / size_of::<f32>() - 1;
+
+/// The scratch space from its first cache line on: vectors then lie within one line each.
+pub(super) fn aligned(scratch: &mut [f32]) -> &mut [f32] {
+    let skipped = scratch.as_ptr().align_offset(64).min(ALIGNMENT_SLACK).min(scratch.len());
+    &mut scratch[skipped..]
+}
+
 /// An instruction set with vectors of eight f32.
 pub(super) trait Lanes: Copy {
     /// Eight f32.

@@ -11,7 +11,7 @@
 //! last, and is then multiplied by the scale. Each is one IEEE operation in f32, never fused.
 #![expect(unsafe_code, reason = "SIMD kernel")]
 
-use super::lanes::{self, LANES, Lanes};
+use super::lanes::{self, ALIGNMENT_SLACK, LANES, Lanes};
 
 /// Columns of the matrix whose sums are made together.
 const GROUP: usize = 4;
@@ -50,7 +50,7 @@ impl Codes {
 
 /// Elements of scratch space for a matrix of this order.
 pub(super) fn scratch_len(order: usize) -> usize {
-    (BATCH * SUMS + order) * WIDEST * LANES
+    (BATCH * SUMS + order) * WIDEST * LANES + ALIGNMENT_SLACK
 }
 
 /// Multiplies `block`, as many equal rows as the matrix has columns, by the matrix and by `scale`.
@@ -128,7 +128,7 @@ unsafe fn dispatch<S: Lanes>(
     scale: f32,
     scratch: &mut [f32],
 ) {
-    let (block, scratch) = (block.as_mut_ptr(), scratch.as_mut_ptr());
+    let (block, scratch) = (block.as_mut_ptr(), lanes::aligned(scratch).as_mut_ptr());
     // SAFETY: the caller's promise; the chosen number of columns divides the width.
     unsafe {
         match width / LANES {
@@ -145,7 +145,7 @@ unsafe fn dispatch<S: Lanes>(
 /// # Safety
 ///
 /// `block` points at `codes.order` rows of `width` elements, a multiple of 8 · N; `scratch` at
-/// [`scratch_len`] elements.
+/// BATCH · 16 + `codes.order` runs of 8 · N elements.
 #[inline(always)]
 unsafe fn kernel<S: Lanes, const N: usize>(
     simd: S,

@@ -29,7 +29,7 @@ pub fn signs(seed: u64, input: &str, k: usize) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// From `signs_reference.py`, which shares no code with this crate.
+    /// From `reference.py`, which shares no code with this crate.
     const REFERENCE: &[(u64, &str, usize, &str)] = &[
         (0, "blk.0.attn_input", 0, "-+++-+---+++-+--++-+-++-++++--+--+++--++-++-"),
         (1, "blk.0.attn_input", 0, "++--+----+++++--+-+-+--+-+--++--+-+--++----+"),

@@ -1,6 +1,7 @@
 //! Rotations against dense matrices made from their definitions.
 
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::*;
 
@@ -127,6 +128,37 @@ fn agrees_with_the_dense_product() {
                 }
             }
         }
+    }
+}
+
+/// Length of a row and the SHA-256 of its rotated bytes, from `reference.py`, which shares no code
+/// with this crate: the promise that every machine rotates to the same bits.
+const GOLDEN: &[(usize, &str)] = &[
+    (4, "8b5e38a285bd3a3a5b7e833f380ba0ae043ba763242e4283b03bded029ea4c0e"), // sylvester 1 × 4
+    (4096, "a1bf4bf98e163ce8b1fd654ea5a345003e6bdd97debe541ea78c71e3b2e6ef8d"), // sylvester 1 × 4096
+    (12, "ec6bb811bbf5ac717753338784015a64d7e26451558ddf3e31fc07c2c69c9bda"),   // paley1 12 × 1
+    (320, "a8af85bd4b76c6a01748de2757cbf8b3fa3d72d92d534ff961eec607767d84f0"),  // paley1 20 × 16
+    (352, "4735c085812c708276a6e98937bb279266e64d93ee5f5819d1050211fa90a5a9"),  // paley1 44 × 8
+    (1152, "ff0ea96421eeab5dc35624179a917143af5de66c18daffcb4d8f21c604e99d40"), // paley2 36 × 32
+    (3584, "872c177c575bb05e27c63f361d520fc22a8de477be16089dca56285ba90e8503"), // paley2 28 × 128
+    (172, "3b08985a5750578f7a8284013de070b519ae7748357c98f95d4e8d0aed724edf"),  // hartley 43 × 4
+    (344, "465d98710fa34e9a700d29bd54fb190bd78e26d39090118a95145cc7dd82d4da"),  // hartley 43 × 8
+    (688, "ed1c57f29aacc8f05707250f1bf1ac1d028a949fc77f75772f7c6660fd3eaed2"),  // hartley 43 × 16
+    (33, "adf6d4fd700ff759596f7fe19c9785279210cc3f8b197ce17caa5ca55ab92c87"),   // hartley 33 × 1
+];
+
+#[test]
+fn equals_the_independent_reference_bit_for_bit() {
+    for &(k, expected) in GOLDEN {
+        let number = |i: usize| f32::from(u16::try_from(i).unwrap());
+        let mut row: Vec<f32> = (0..k).map(|i| (number(i * 37 % 1009) - 504.0) / 64.0).collect();
+        let mut vector = signs(1, "golden", k);
+        vector.iter_mut().enumerate().for_each(|(i, sign)| *sign *= number(8 + i % 7) / 8.0);
+        let rotation = Rotation::hadamard(k).unwrap();
+        rotation.apply_scaled(&mut row, &vector, &mut scratch(&rotation));
+        let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let found: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(found, expected, "{k} {rotation}");
     }
 }
 
