@@ -80,7 +80,11 @@ defaults, not the rules:
 
   [[rule]]
   match = 'ffn_down|attn_v'     # regular expression found in the tensor's name
-  scheme = \"w8a8\"
+  scheme = \"w8a8\"             # or any option above; \"keep\" carries the tensor
+
+  [[rule]]
+  match = 'my_projection'       # a matrix that tessera does not know by its name
+  linear = true
 
 Examples:
   tessera convert model.gguf -o model.safetensors

@@ -22,16 +22,25 @@ struct RecipeFile {
     /// Options of every tensor; the command line overrides them.
     #[serde(default)]
     defaults: Overrides,
-    /// Rules, in order: a later one overrides an earlier one. Each has `match` and options.
+    /// Rules, in order: a later one overrides an earlier one. Each has `match`, options, and
+    /// `linear` where a tensor is to become a linear although its name tells nothing.
     #[serde(default, rename = "rule")]
     rules: Vec<toml::Table>,
 }
 
-/// The options of every tensor: defaults and ordered rules, with their regexes compiled.
+/// The options of every tensor: defaults and ordered rules.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     defaults: Overrides,
-    rules: Vec<(Regex, Overrides)>,
+    rules: Vec<Rule>,
+}
+
+/// Options of the tensors whose names a pattern is found in.
+#[derive(Clone, Debug)]
+struct Rule {
+    pattern: Regex,
+    linear: Option<bool>,
+    options: Overrides,
 }
 
 impl Recipe {
@@ -66,14 +75,18 @@ impl Recipe {
         Ok(Recipe { defaults: file.defaults.overridden_by(command_line), rules })
     }
 
-    fn rule(mut rule: toml::Table) -> anyhow::Result<(Regex, Overrides)> {
+    fn rule(mut rule: toml::Table) -> anyhow::Result<Rule> {
         let pattern = rule.remove("match").context("`match` is missing")?;
         let pattern = pattern.as_str().context("`match` must be a string")?;
-        let regex = RegexBuilder::new(pattern)
+        let pattern = RegexBuilder::new(pattern)
             .size_limit(LARGEST_REGEX)
             .build()
-            .with_context(|| "`match` must be a regular expression".to_owned())?;
-        Ok((regex, rule.try_into()?))
+            .context("`match` must be a regular expression")?;
+        let linear = rule
+            .remove("linear")
+            .map(|value| value.as_bool().context("`linear` must be true or false"))
+            .transpose()?;
+        Ok(Rule { pattern, linear, options: rule.try_into()? })
     }
 
     /// Options of the tensor `name`; `None` when it is carried. The error names the contradiction.
@@ -81,17 +94,17 @@ impl Recipe {
         self.given(name).resolve()
     }
 
-    /// Whether a rule, not just the defaults, chooses a scheme for `name`: then it becomes a
-    /// linear even where it would not by its name.
-    pub fn names_scheme(&self, name: &str) -> bool {
-        self.rules.iter().any(|(regex, options)| options.scheme.is_some() && regex.is_match(name))
+    /// Whether a rule declares `name` a linear, although by its name it would be carried.
+    pub fn declares_linear(&self, name: &str) -> bool {
+        self.matching(name).filter_map(|rule| rule.linear).next_back().unwrap_or(false)
     }
 
     fn given(&self, name: &str) -> Overrides {
-        self.rules
-            .iter()
-            .filter(|(regex, _)| regex.is_match(name))
-            .fold(self.defaults, |options, (_, rule)| options.overridden_by(*rule))
+        self.matching(name).fold(self.defaults, |options, rule| options.overridden_by(rule.options))
+    }
+
+    fn matching(&self, name: &str) -> impl DoubleEndedIterator<Item = &Rule> {
+        self.rules.iter().filter(move |rule| rule.pattern.is_match(name))
     }
 
     /// The recipe as it is recorded in a manifest.
@@ -99,8 +112,12 @@ impl Recipe {
         let rules: Vec<_> = self
             .rules
             .iter()
-            .map(|(regex, options)| {
-                serde_json::json!({ "match": regex.as_str(), "options": options })
+            .map(|rule| {
+                serde_json::json!({
+                    "match": rule.pattern.as_str(),
+                    "linear": rule.linear,
+                    "options": rule.options,
+                })
             })
             .collect();
         serde_json::json!({ "defaults": self.defaults, "rules": rules })
@@ -147,6 +164,17 @@ mod tests {
     }
 
     #[test]
+    fn only_a_declaration_makes_an_unknown_tensor_a_linear() {
+        let text = "[[rule]]\nmatch = 'x'\nscheme = \"w8a8\"\n\
+                    [[rule]]\nmatch = 'xy'\nlinear = true\n\
+                    [[rule]]\nmatch = 'xyz'\nlinear = false\n";
+        let recipe = Recipe::parse(text, Overrides::default()).unwrap();
+        assert!(!recipe.declares_linear("x"));
+        assert!(recipe.declares_linear("xy"));
+        assert!(!recipe.declares_linear("xyz"));
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, expected) in [
             ("[defaults]\nschem = \"w8a8\"", "schem"),
@@ -154,6 +182,7 @@ mod tests {
             ("[[rule]]\nmatch = \"a\"\nbits = 4", "bits"),
             ("[[rule]]\nmatch = \"(\"\nscheme = \"w8a8\"", "rule 1"),
             ("[[rule]]\nscheme = \"w8a8\"", "match"),
+            ("[[rule]]\nmatch = \"a\"\nlinear = 1", "linear"),
             ("[[rule]]\nmatch = \"a{1000}{1000}{1000}\"", "rule 1"),
         ] {
             let error = format!("{:#}", Recipe::parse(text, Overrides::default()).unwrap_err());

@@ -125,10 +125,6 @@ impl Plan {
                 Some(options) => planner.add(&tensor.name, index, options)?,
                 None => carried.push(index),
             }
-            if options.is_some() && tensor.name == roles::EMBEDDING {
-                // The lookup still needs the embedding as it is.
-                carried.push(index);
-            }
         }
         if let Some(embedding) = planner.tied_head() {
             let options = recipe.options(roles::HEAD).map_err(|error| anyhow!("{error}"))?;
@@ -191,11 +187,10 @@ impl<'a> Planner<'a> {
         tensor: &TensorInfo,
         recipe: &Recipe,
     ) -> anyhow::Result<Option<LinearOptions>> {
-        let named = recipe.names_scheme(&tensor.name);
         let wanted = match Role::of(tensor) {
             Role::Linear | Role::Experts => true,
-            Role::Matrix => named,
-            Role::Other => false,
+            Role::Matrix => recipe.declares_linear(&tensor.name),
+            Role::Embedding | Role::Other => false,
         };
         if !wanted {
             return Ok(None);

@@ -18,8 +18,10 @@ pub enum Role {
     Linear,
     /// E weight matrices [E, N, K], one per expert.
     Experts,
-    /// A matrix that could be a linear, but is looked up or too delicate: embeddings, routers.
+    /// A matrix that is no known linear, such as a router: a recipe may declare it one.
     Matrix,
+    /// The token embedding, whose rows are looked up.
+    Embedding,
     /// Everything else: norms, biases, convolutions.
     Other,
 }
@@ -70,6 +72,9 @@ const EXPERTS: &[&str] = &[
 impl Role {
     /// Role of a tensor by its name and shape.
     pub fn of(tensor: &TensorInfo) -> Role {
+        if tensor.name == EMBEDDING {
+            return Role::Embedding;
+        }
         let Some(operator) = operator(&tensor.name) else { return Role::Other };
         match tensor.dims.len() {
             2 if LINEARS.contains(&operator) => Role::Linear,
@@ -147,7 +152,7 @@ mod tests {
             ("output.weight", &[64, 512], Role::Linear),
             ("blk.0.ffn_up_exps.weight", &[64, 172, 4], Role::Experts),
             ("blk.0.ffn_gate_inp.weight", &[64, 4], Role::Matrix),
-            ("token_embd.weight", &[64, 512], Role::Matrix),
+            ("token_embd.weight", &[64, 512], Role::Embedding),
             ("blk.0.attn_norm.weight", &[64], Role::Other),
             ("blk.0.attn_q.bias", &[64], Role::Other),
             ("output_norm.weight", &[64], Role::Other),
