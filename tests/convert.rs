@@ -1,5 +1,7 @@
 //! Conversion and verification, end to end, on real models of every form.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and may talk")]
+
 mod harness;
 
 use std::collections::BTreeMap;
@@ -91,7 +93,7 @@ fn four_bit_weights_beat_rk_llama_on_every_matrix() {
     let Some(models) = shared_models("golden-dequant") else { return };
     let model = models.join("gpt2-small-attn-blk0-F32.gguf");
     let folder = tempfile::tempdir().unwrap();
-    let mut measure = |options: &[&str]| -> BTreeMap<String, f64> {
+    let measure = |options: &[&str]| -> BTreeMap<String, f64> {
         let pack = folder.path().join("pack.safetensors");
         convert(&model, &pack, &[options, &["--scheme", "w4a4", "--force"]].concat());
         errors(&verify(&pack, &model)).into_iter().collect()

@@ -1,5 +1,7 @@
 //! The same input, options and seed give the same bytes, whatever the machine has to offer.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and may talk")]
+
 mod harness;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! The example reader in Python, written from the format page, agrees with `tessera verify`.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and may talk")]
+
 mod harness;
 
 use std::path::{Path, PathBuf};

@@ -423,7 +423,8 @@ fn every_field_is_needed_and_no_other_is_known() {
             let mut manifest = good.manifest.clone();
             manifest.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(key);
             let error = good.open_with(&good.tensors, &manifest).unwrap_err();
-            if !optional.iter().any(|name| name[1..] == *key) {
+            // The keys of `digests` are names of tensors: without one, the manifest disagrees.
+            if !optional.iter().any(|name| name[1..] == *key) && pointer != "/digests" {
                 assert!(matches!(error, PackError::Manifest { .. }), "{pointer}/{key}: {error}");
             }
             removed += 1;

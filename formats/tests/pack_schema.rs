@@ -73,6 +73,11 @@ fn validate(
                     }
                 }
             }
+            "additionalProperties" if rule.is_object() => {
+                for (key, field) in value.as_object().into_iter().flatten() {
+                    validate(root, rule, field, &format!("{at}/{key}"), seen)?;
+                }
+            }
             "additionalProperties" => {
                 assert_eq!(rule, false);
                 for (key, field) in value.as_object().into_iter().flatten() {

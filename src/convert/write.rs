@@ -1,5 +1,6 @@
 //! The conversion proper: shard after shard, linear after linear.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -164,22 +165,22 @@ impl Conversion<'_> {
         for &index in &shard.linears {
             let plan = &self.plan.linears[index];
             self.progress.name(&escaped(&plan.name));
-            if !prepared.contains_key(&plan.input) {
-                let input = PreparedInput::new(
+            let input = match prepared.entry(plan.input) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(PreparedInput::new(
                     self.gguf,
                     self.plan,
                     plan.input,
                     self.seed,
                     self.budget,
                     self.progress,
-                )?;
-                prepared.insert(plan.input, input);
-            }
+                )?),
+            };
             let source = RowSource {
                 gguf: self.gguf,
                 tensor: &self.gguf.tensors()[plan.source],
                 plan,
-                transform: &prepared[&plan.input].transform,
+                transform: &input.transform,
                 budget: self.budget,
             };
             let scales =
