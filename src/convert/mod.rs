@@ -24,6 +24,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::{Gguf, Shard, Value};
 use tessera_formats::npu::{Engine, Target};
 use tessera_formats::pack;
@@ -65,6 +66,7 @@ pub struct Request<'a> {
 pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
     let started = Instant::now();
     let gguf = Gguf::open(request.input)?;
+    check_kind(request, &gguf)?;
     check_output(request, &gguf)?;
     let plan = Plan::new(&gguf, &request.recipe, &request.target)?;
     ensure!(
@@ -86,6 +88,19 @@ pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
     let written = write(request, &gguf, &plan)?;
     complete(&mut summary, &written, started);
     Ok(summary)
+}
+
+/// Refuses files that say of themselves that they are no model: adapters, importance matrices.
+fn check_kind(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
+    let kind = gguf.metadata().get("general.type").and_then(Value::as_str);
+    if let Some(kind) = kind.filter(|kind| !["model", "mmproj"].contains(kind)) {
+        bail!(
+            "`{}` is not a model: its `general.type` is `{}`",
+            request.input.display(),
+            Escaped(kind),
+        );
+    }
+    Ok(())
 }
 
 /// Refuses an output that is an input, or that exists.
@@ -248,6 +263,13 @@ fn plan_summary(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> Summary {
         if linear.engine() == Engine::I4 && bits < 8 {
             coarse += 1;
         }
+    }
+    if plan.linears.is_empty() {
+        warnings.push(
+            "no tensor is a linear by its name: all are carried; a recipe rule `linear = true` \
+             makes one of a matrix"
+                .to_owned(),
+        );
     }
     if coarse > 0 {
         warnings.push(format!(
