@@ -71,7 +71,7 @@ impl From<GranularityChoice> for Granularity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Equalization {
-    /// From the gains of the preceding norm and the weights' column norms, where there is a norm
+    /// From the gains of the preceding norm and the norms of the weights' columns; not for the head
     Norm,
     /// None
     None,

@@ -122,7 +122,8 @@ pub fn input_of(name: &str) -> InputSource {
         "attn_q_b" => ("attn_q_b_input", Some("attn_q_a_norm")),
         "attn_kv_b" => ("attn_kv_b_input", Some("attn_kv_a_norm")),
         "cross_attn_q" => ("cross_attn_input", Some("cross_attn_norm")),
-        "output" => ("output_input", Some(HEAD_NORM)),
+        // The head is not equalized from its norm: `docs/decisions/equalization-without-the-head.md`.
+        "output" => ("output_input", None),
         other => return InputSource { name: format!("{block}{other}_input"), norm: None },
     };
     InputSource { name: format!("{block}{input}"), norm: norm.map(|norm| format!("{block}{norm}")) }
@@ -170,7 +171,8 @@ mod tests {
         assert_eq!(input_of("blk.3.ffn_up_exps.weight"), input_of("blk.3.ffn_gate_shexp.weight"));
         assert_eq!(input_of("blk.3.ffn_down.weight").name, "blk.3.ffn_down_input");
         assert_eq!(input_of("blk.3.ffn_down.weight").norm, None);
-        assert_eq!(input_of("output.weight").norm.as_deref(), Some("output_norm"));
+        assert_eq!(input_of("output.weight").name, "output_input");
+        assert_eq!(input_of("output.weight").norm, None);
         assert_eq!(layer("blk.12.attn_q.weight"), Some(12));
         assert_eq!(layer("output.weight"), None);
     }
