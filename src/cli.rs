@@ -60,8 +60,8 @@ pub struct InspectArguments {
     #[arg(long)]
     pub tensors: bool,
 
-    /// Chip whose limits apply
-    #[arg(long, value_name = "NAME", default_value = "rk3588")]
+    /// Chip whose limits apply: rk3588, rk3588s, rk3576 [default: rk3588]
+    #[arg(long, value_name = "NAME", default_value = "rk3588", hide_default_value = true)]
     pub target: String,
 
     /// Print JSON
@@ -79,11 +79,11 @@ defaults, not the rules:
   scheme = \"w4a8\"
 
   [[rule]]
-  match = 'ffn_down|attn_v'     # regular expression found in the tensor's name
-  scheme = \"w8a8\"             # or any option above; \"keep\" carries the tensor
+  match = 'ffn_down|attn_v'   # regular expression, found anywhere in the tensor's name
+  scheme = \"w8a8\"             # or another option, by the name it has above
 
   [[rule]]
-  match = 'my_projection'       # a matrix that tessera does not know by its name
+  match = 'my_projection'     # a matrix that tessera does not know by its name
   linear = true
 
 Examples:
@@ -107,23 +107,35 @@ pub struct ConvertArguments {
     #[arg(long, value_name = "FILE", help_heading = "Quantization")]
     pub recipe: Option<PathBuf>,
 
-    /// Seed of every random choice
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Quantization")]
+    /// Seed of every random choice [default: 0]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true,
+        help_heading = "Quantization"
+    )]
     pub seed: u64,
 
-    /// Chip whose limits apply: rk3588, rk3588s, rk3576
-    #[arg(long, value_name = "NAME", default_value = "rk3588")]
+    /// Chip whose limits apply: rk3588, rk3588s, rk3576 [default: rk3588]
+    #[arg(long, value_name = "NAME", default_value = "rk3588", hide_default_value = true)]
     pub target: String,
 
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 
-    /// Memory that the conversion may use
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse)]
+    /// Memory that the conversion may use, such as `256M` or `1.5G` [default: 512M]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "512M",
+        hide_default_value = true,
+        value_parser = size::parse
+    )]
     pub memory_budget: u64,
 
-    /// Largest file to write; more than one becomes a sharded pack
+    /// Largest file to write, unless one tensor is larger; several make a sharded pack
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub shard_size: Option<u64>,
 
@@ -176,5 +188,19 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// Defaults stand in the text of the help, because clap puts them after a line of blanks.
+    #[test]
+    fn help_tells_the_defaults_that_apply() {
+        for command in Arguments::command().get_subcommands() {
+            for argument in command.get_arguments().filter(|a| a.is_hide_default_value_set()) {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                for value in argument.get_default_values() {
+                    let expected = format!("[default: {}]", value.to_string_lossy());
+                    assert!(help.ends_with(&expected), "{}: {help}", argument.get_id());
+                }
+            }
+        }
     }
 }

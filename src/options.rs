@@ -13,11 +13,11 @@ use tessera_formats::pack::manifest::Granularity;
 pub enum SchemeChoice {
     /// f16 weights and activations: 2 bytes a weight
     W16A16,
-    /// 8-bit weights and activations: 1 byte a weight, as good as Q8_0
+    /// 8-bit weights and activations: 1 byte a weight
     W8A8,
     /// 4-bit weights, 8-bit activations in two digits: half a byte a weight
     W4A8,
-    /// 4-bit weights and activations: half a byte a weight, large loss
+    /// 4-bit weights and activations: half a byte a weight
     W4A4,
     /// Do not convert: carry the tensor as it is
     Keep,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
@@ -65,7 +65,7 @@ impl Recipe {
     }
 
     fn parse(text: &str, command_line: Overrides) -> anyhow::Result<Self> {
-        let file: RecipeFile = toml::from_str(text)?;
+        let file: RecipeFile = toml::from_str(text).map_err(mistake)?;
         let rules = file
             .rules
             .into_iter()
@@ -86,7 +86,7 @@ impl Recipe {
             .remove("linear")
             .map(|value| value.as_bool().context("`linear` must be true or false"))
             .transpose()?;
-        Ok(Rule { pattern, linear, options: rule.try_into()? })
+        Ok(Rule { pattern, linear, options: rule.try_into().map_err(mistake)? })
     }
 
     /// Options of the tensor `name`; `None` when it is carried. The error names the contradiction.
@@ -122,6 +122,11 @@ impl Recipe {
             .collect();
         serde_json::json!({ "defaults": self.defaults, "rules": rules })
     }
+}
+
+/// What is wrong with the text, without the line break that ends the parser's message.
+fn mistake(error: toml::de::Error) -> anyhow::Error {
+    anyhow!("{}", error.to_string().trim_end())
 }
 
 #[cfg(test)]

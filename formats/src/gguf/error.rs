@@ -19,7 +19,7 @@ use crate::escape::Escaped;
 #[non_exhaustive]
 pub enum GgufError {
     /// The path cannot be looked at or opened.
-    #[error("cannot open `{}`: {source}", shown(path))]
+    #[error("cannot open `{}`", shown(path))]
     Open {
         /// The file.
         path: PathBuf,
@@ -35,7 +35,7 @@ pub enum GgufError {
         found: &'static str,
     },
     /// The system failed to read bytes that are in the file.
-    #[error("cannot read `{}` at byte {offset}{}: {source}", shown(path), of_tensor(tensor))]
+    #[error("cannot read `{}` at byte {offset}{}", shown(path), of_tensor(tensor))]
     Read {
         /// The file.
         path: PathBuf,
