@@ -11,7 +11,7 @@ use tessera_formats::pack::manifest::MemoryPlan;
 use tessera_runtime::rotation::Rotation;
 
 use super::domains;
-use super::roles::{self, InputSource, Role};
+use super::roles::{self, Role};
 use crate::options::{Equalization, LinearOptions, Preset, RotationChoice};
 use crate::recipe::Recipe;
 
@@ -271,8 +271,10 @@ impl<'a> Planner<'a> {
 
     /// Index of the input that the linear `name` reads, made if it is new.
     fn input(&mut self, name: &str, k: usize, options: &LinearOptions) -> anyhow::Result<usize> {
-        let InputSource { name: input, norm } = roles::input_of(name);
-        let norm = norm.and_then(|norm| self.norm(&norm, k));
+        let source = roles::input_of(name);
+        let norm = source
+            .norm(|norm| self.positions.contains_key(format!("{norm}.weight").as_str()))
+            .and_then(|norm| self.norm(&norm, k));
         let signs = match (options.rotation, options.preset) {
             (RotationChoice::None, _) => Signs::None,
             (_, Some(Preset::RkLlamaV2 | Preset::RkLlamaV3)) => Signs::RkLlama(name.to_owned()),
@@ -282,7 +284,8 @@ impl<'a> Planner<'a> {
             Some(_) => options.equalization,
             None => Equalization::None,
         };
-        let key = InputKey { name: input, k, rotation: options.rotation, equalization, signs };
+        let key =
+            InputKey { name: source.name, k, rotation: options.rotation, equalization, signs };
         if let Some(&index) = self.by_key.get(&key) {
             return Ok(index);
         }

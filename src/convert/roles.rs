@@ -102,8 +102,24 @@ pub fn layer(name: &str) -> Option<u64> {
 pub struct InputSource {
     /// Name of the input, such as `blk.0.attn_input`.
     pub name: String,
-    /// Name, without `.weight`, of the norm whose output it is, if it is one's.
-    pub norm: Option<String>,
+    /// What the name of a norm of the same block begins with, such as `blk.0.`.
+    block: String,
+    producer: Producer,
+}
+
+/// What makes an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Producer {
+    /// The norm before attention.
+    AttentionNorm,
+    /// The norm before the FFN.
+    FfnNorm,
+    /// The norm before the experts, where it is not the FFN's.
+    ExpertsNorm,
+    /// The norm of that name.
+    Norm(&'static str),
+    /// Something else.
+    Other,
 }
 
 /// The input of the linear `name`.
@@ -113,20 +129,56 @@ pub fn input_of(name: &str) -> InputSource {
         Some((block, operator)) => (format!("{block}."), operator),
         None => (String::new(), stem),
     };
-    let (input, norm) = match operator {
+    let (input, producer) = match operator {
         "attn_q" | "attn_k" | "attn_v" | "attn_qkv" | "attn_gate" | "attn_q_a"
-        | "attn_kv_a_mqa" | "ssm_in" => ("attn_input", Some("attn_norm")),
-        "ffn_gate" | "ffn_up" | "ffn_gate_exps" | "ffn_up_exps" | "ffn_gate_up_exps"
-        | "ffn_gate_shexp" | "ffn_up_shexp" | "ffn_gate_chexp" | "ffn_up_chexp"
-        | "ffn_gate_chexps" | "ffn_up_chexps" => ("ffn_input", Some("ffn_norm")),
-        "attn_q_b" => ("attn_q_b_input", Some("attn_q_a_norm")),
-        "attn_kv_b" => ("attn_kv_b_input", Some("attn_kv_a_norm")),
-        "cross_attn_q" => ("cross_attn_input", Some("cross_attn_norm")),
+        | "attn_kv_a_mqa" | "ssm_in" => ("attn_input", Producer::AttentionNorm),
+        "ffn_gate" | "ffn_up" => ("ffn_input", Producer::FfnNorm),
+        "ffn_gate_exps" | "ffn_up_exps" | "ffn_gate_up_exps" | "ffn_gate_shexp"
+        | "ffn_up_shexp" | "ffn_gate_chexp" | "ffn_up_chexp" | "ffn_gate_chexps"
+        | "ffn_up_chexps" => ("ffn_experts_input", Producer::ExpertsNorm),
+        "attn_q_b" => ("attn_q_b_input", Producer::Norm("attn_q_a_norm")),
+        "attn_kv_b" => ("attn_kv_b_input", Producer::Norm("attn_kv_a_norm")),
+        "cross_attn_q" => ("cross_attn_input", Producer::Norm("cross_attn_norm")),
         // The head is not equalized from its norm: `docs/decisions/equalization-without-the-head.md`.
-        "output" => ("output_input", None),
-        other => return InputSource { name: format!("{block}{other}_input"), norm: None },
+        other => {
+            return InputSource {
+                name: format!("{block}{other}_input"),
+                block,
+                producer: Producer::Other,
+            };
+        }
     };
-    InputSource { name: format!("{block}{input}"), norm: norm.map(|norm| format!("{block}{norm}")) }
+    InputSource { name: format!("{block}{input}"), block, producer }
+}
+
+impl InputSource {
+    /// Name, without `.weight`, of the norm whose output this input is; `exists` tells whether the
+    /// model has a norm. Names and forms are those of llama.cpp's graphs.
+    pub fn norm(&self, exists: impl Fn(&str) -> bool) -> Option<String> {
+        let of_block = |norm: &str| format!("{}{norm}", self.block);
+        let exists = |norm: &str| exists(&of_block(norm));
+        let norm = match self.producer {
+            Producer::Other => return None,
+            Producer::Norm(norm) => norm,
+            // Falcon 40B normalizes attention and FFN apart, both from the block's input.
+            Producer::AttentionNorm if exists("attn_norm") && exists("attn_norm_2") => {
+                "attn_norm_2"
+            }
+            Producer::AttentionNorm => "attn_norm",
+            // Gemma 4 and Arctic have experts beside a dense FFN, with a norm of their own.
+            Producer::ExpertsNorm if exists("pre_ffw_norm_2") => "pre_ffw_norm_2",
+            Producer::ExpertsNorm if exists("ffn_norm_exps") => "ffn_norm_exps",
+            // Qwen 3.5, GLM 4.5 and gpt-oss call the norm before the FFN by what precedes it; models
+            // that normalize the FFN's output, too, apply it to the output of attention.
+            Producer::FfnNorm | Producer::ExpertsNorm
+                if !exists("ffn_norm") && !exists("post_ffw_norm") =>
+            {
+                "post_attention_norm"
+            }
+            Producer::FfnNorm | Producer::ExpertsNorm => "ffn_norm",
+        };
+        exists(norm).then(|| of_block(norm))
+    }
 }
 
 #[cfg(test)]
@@ -166,14 +218,41 @@ mod tests {
     fn inputs_are_shared_where_activations_are() {
         let q = input_of("blk.3.attn_q.weight");
         assert_eq!(q.name, "blk.3.attn_input");
-        assert_eq!(q.norm.as_deref(), Some("blk.3.attn_norm"));
         assert_eq!(input_of("blk.3.attn_v.weight"), q);
         assert_eq!(input_of("blk.3.ffn_up_exps.weight"), input_of("blk.3.ffn_gate_shexp.weight"));
+        assert_ne!(input_of("blk.3.ffn_up_exps.weight"), input_of("blk.3.ffn_up.weight"));
         assert_eq!(input_of("blk.3.ffn_down.weight").name, "blk.3.ffn_down_input");
-        assert_eq!(input_of("blk.3.ffn_down.weight").norm, None);
         assert_eq!(input_of("output.weight").name, "output_input");
-        assert_eq!(input_of("output.weight").norm, None);
         assert_eq!(layer("blk.12.attn_q.weight"), Some(12));
         assert_eq!(layer("output.weight"), None);
+    }
+
+    #[test]
+    fn norms_are_those_that_precede_the_linear() {
+        for (linear, norms, expected) in [
+            ("attn_q", &["attn_norm", "ffn_norm"][..], Some("attn_norm")),
+            ("attn_qkv", &["attn_norm", "attn_norm_2"], Some("attn_norm_2")),
+            // BERT's second norm follows attention.
+            ("attn_q", &["attn_norm_2"], None),
+            ("attn_q", &["post_attention_norm", "post_ffw_norm"], None),
+            ("ffn_up", &["attn_norm", "ffn_norm"], Some("ffn_norm")),
+            ("ffn_up", &["attn_norm", "post_attention_norm"], Some("post_attention_norm")),
+            // OLMo 2 normalizes outputs.
+            ("ffn_up", &["post_attention_norm", "post_ffw_norm"], None),
+            // Gemma 3 does both.
+            ("ffn_up", &["ffn_norm", "post_attention_norm", "post_ffw_norm"], Some("ffn_norm")),
+            ("ffn_up_exps", &["ffn_norm"], Some("ffn_norm")),
+            ("ffn_up_exps", &["ffn_norm", "pre_ffw_norm_2"], Some("pre_ffw_norm_2")),
+            ("ffn_up_exps", &["ffn_norm", "ffn_norm_exps"], Some("ffn_norm_exps")),
+            ("ffn_gate", &["ffn_norm", "pre_ffw_norm_2"], Some("ffn_norm")),
+            ("ffn_down", &["ffn_norm"], None),
+            ("attn_q_b", &["attn_q_a_norm"], Some("attn_q_a_norm")),
+        ] {
+            let input = input_of(&format!("blk.7.{linear}.weight"));
+            let exists = |name: &str| norms.iter().any(|norm| name == format!("blk.7.{norm}"));
+            let expected = expected.map(|norm| format!("blk.7.{norm}"));
+            assert_eq!(input.norm(exists), expected, "{linear} {norms:?}");
+        }
+        assert_eq!(input_of("output.weight").norm(|_| true), None);
     }
 }
