@@ -13,6 +13,7 @@ use tessera_formats::npu::Target;
 
 use crate::cli::Command;
 use crate::exit::Verdict;
+use crate::talk::say;
 
 /// Threads beyond which a machine does not profit.
 const MOST_THREADS: usize = 1024;
@@ -61,9 +62,8 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 }
 
 /// Tells what the user should know, on stderr.
-#[expect(clippy::print_stderr, reason = "warnings are talk, and talk goes to stderr")]
 fn warn(warnings: &[String]) {
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        say(format_args!("warning: {warning}"));
     }
 }
