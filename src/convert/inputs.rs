@@ -11,8 +11,9 @@ use tessera_formats::ggml;
 use tessera_formats::gguf::{Gguf, TensorInfo};
 use tessera_runtime::rotation::signs;
 
+use super::budget::Budget;
 use super::plan::{InputPlan, Norm, Plan, Signs};
-use super::stream::{Budget, Panels, for_each_chunk};
+use super::stream::{Panels, for_each_chunk};
 use super::transform::RowTransform;
 use crate::progress::Progress;
 
@@ -88,6 +89,17 @@ fn diagonal(
     Ok(equalize::diagonal(&gain, bias.as_deref(), &energy.rms())?)
 }
 
+/// Bytes that a panel in flight takes where columns are measured, and that a thread does.
+pub fn memory(k: usize, row_bytes: usize) -> (usize, usize) {
+    (2 * ROWS_PER_PANEL * row_bytes + k * size_of::<f64>(), k * size_of::<f32>())
+}
+
+/// Bytes that an input of `k` channels takes while it is prepared: signs, diagonal, vector and its
+/// inverse, and the columns' energies.
+pub fn resident(k: usize) -> usize {
+    k * (4 * size_of::<f32>() + 2 * size_of::<f64>())
+}
+
 /// Adds the energy of every column of a tensor.
 fn add_columns(
     gguf: &Gguf,
@@ -99,20 +111,21 @@ fn add_columns(
 ) -> anyhow::Result<()> {
     let k = usize::try_from(tensor.dims[0])?;
     let row_bytes = usize::try_from(tensor.row_bytes())?;
-    let in_flight = 2 * panels.rows * row_bytes + k * size_of::<f64>();
-    let scratch = panels.rows * k * size_of::<f32>();
+    let (in_flight, scratch) = memory(k, row_bytes);
     let per_chunk = budget.panels(&tensor.name, in_flight, scratch)?;
-    for_each_chunk(gguf, tensor, panels, per_chunk, |chunk| {
+    for_each_chunk(gguf, tensor, panels, panels.all(), per_chunk, |chunk| {
         let partial = chunk
             .panels
             .clone()
             .into_par_iter()
             .map_init(Vec::new, |weights: &mut Vec<f32>, index| {
-                let (rows, bytes) = chunk.panel(index);
-                weights.resize(rows.len() * k, 0.0);
-                ggml::dequantize(tensor.ggml_type, bytes, weights)?;
+                let (_, bytes) = chunk.panel(index);
                 let mut energy = ColumnEnergy::new(k);
-                energy.add_rows(weights);
+                weights.resize(k, 0.0);
+                for row in bytes.chunks_exact(row_bytes) {
+                    ggml::dequantize(tensor.ggml_type, row, weights)?;
+                    energy.add_rows(weights);
+                }
                 Ok((energy, bytes.len()))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;

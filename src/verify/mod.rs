@@ -4,16 +4,17 @@ mod linear;
 mod report;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::pack::PackReader;
-use tessera_formats::pack::manifest::{Input, Linear};
+use tessera_formats::pack::manifest::{Carried, Input, Linear};
 use tessera_runtime::rotation::Rotation;
 
 pub use self::report::Report;
-use crate::hash::hash_file;
+use crate::hash::{hash_file, hash_tensor, hex};
 
 /// What is to be checked.
 pub struct Request<'a> {
@@ -89,7 +90,7 @@ fn check_sources(pack: &PackReader, source: &Gguf, report: &mut Report) -> anyho
     let found = source
         .shards()
         .iter()
-        .map(|shard| hash_file(shard.path()))
+        .map(|shard| hash_file(shard.path(), &AtomicBool::new(false)))
         .collect::<anyhow::Result<Vec<_>>>()?;
     if recorded != found {
         report.problem(
@@ -104,7 +105,7 @@ fn check_sources(pack: &PackReader, source: &Gguf, report: &mut Report) -> anyho
 /// Compares a carried tensor with the source's.
 fn check_carried(
     source: &Gguf,
-    carried: &tessera_formats::pack::manifest::Carried,
+    carried: &Carried,
     any_source: bool,
     report: &mut Report,
 ) -> anyhow::Result<()> {
@@ -122,30 +123,10 @@ fn check_carried(
         if !any_source {
             report.problem(&carried.name, "its type is not the source's");
         }
-    } else if !any_source && hash_tensor(source, tensor)? != carried.sha256 {
+    } else if !any_source && hex(&hash_tensor(source, tensor, |_, _| Ok(()))?) != carried.sha256 {
         report.problem(&carried.name, "its bytes are not the source's");
     }
     Ok(())
-}
-
-/// SHA-256 of a tensor's bytes in the source.
-fn hash_tensor(
-    source: &Gguf,
-    tensor: &tessera_formats::gguf::TensorInfo,
-) -> anyhow::Result<String> {
-    use sha2::{Digest, Sha256};
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; usize::try_from(tensor.bytes.min(1 << 20))?];
-    let mut done = 0;
-    while done < tensor.bytes {
-        let left = usize::try_from(tensor.bytes - done)?;
-        let length = left.min(buffer.len());
-        let block = &mut buffer[..length];
-        source.read_at(tensor, done, block)?;
-        hasher.update(&*block);
-        done += u64::try_from(length)?;
-    }
-    Ok(crate::hash::hex(&hasher.finalize()))
 }
 
 /// Rows and columns of a linear as machine sizes.
