@@ -28,7 +28,6 @@ pub fn report(result: anyhow::Result<Verdict>) -> ExitCode {
     match result {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::FAILURE,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("error: {error:#}"));
             if let Some(hint) = hint(&error) {
@@ -53,11 +52,6 @@ fn code(error: &anyhow::Error) -> u8 {
         ) => ENVIRONMENT,
         _ => BAD_INPUT,
     }
-}
-
-/// Whether the reader of our output went away, which is no failure of ours.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    io_kind(error) == Some(ErrorKind::BrokenPipe)
 }
 
 /// Kind of the first I/O error in the chain.

@@ -235,6 +235,13 @@ fn readers_that_go_away_are_no_failure() {
         OsStr::new("keep"),
     ];
     assert_eq!(run(&warned, Stdio::null(), full()), Some(0));
+    // What was found is told by the exit code, whoever reads the rest.
+    let damaged = folder.path().join("damaged.safetensors");
+    let mut bytes = fs::read(&keep).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&damaged, bytes).unwrap();
+    let verify = [OsStr::new("verify"), damaged.as_os_str()];
+    assert_eq!(run(&verify, closed_pipe(), Stdio::null()), Some(1));
 }
 
 #[test]

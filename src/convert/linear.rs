@@ -350,19 +350,8 @@ impl PanelResult {
         self.scales[segment * self.rows + lane] = part.scale;
         self.clip += part.clip;
         self.error += part.error;
-        self.bounds[segment] = widest(self.bounds[segment], part.bound);
+        self.bounds[segment] = entries::widest(self.bounds[segment], part.bound);
         self.certified &= part.certified;
-    }
-}
-
-/// What either bound admits.
-fn widest(
-    one: Option<AccumulatorBound>,
-    other: Option<AccumulatorBound>,
-) -> Option<AccumulatorBound> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.union(other)),
-        (one, other) => one.or(other),
     }
 }
 
@@ -400,7 +389,7 @@ impl Totals {
         self.error += panel.error;
         self.energy += panel.energy;
         for (bound, other) in self.bounds.iter_mut().zip(panel.bounds) {
-            *bound = widest(*bound, other);
+            *bound = entries::widest(*bound, other);
         }
     }
 

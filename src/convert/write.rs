@@ -204,14 +204,7 @@ impl Conversion<'_> {
         self.progress.name(&escaped(&plan.name));
         let input = match prepared.entry(plan.input) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(PreparedInput::new(
-                self.gguf,
-                self.plan,
-                plan.input,
-                self.seed,
-                self.budget,
-                self.progress,
-            )?),
+            Entry::Vacant(entry) => entry.insert(PreparedInput::new(self, plan.input)?),
         };
         let source = RowSource {
             gguf: self.gguf,

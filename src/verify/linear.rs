@@ -16,7 +16,7 @@ use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
 
 use super::report::{Report, TensorReport};
 use super::{Basis, dimensions};
-use crate::convert::entries::certificate;
+use crate::convert::entries::{certificate, widest};
 use crate::hash::hex;
 
 /// Bytes of tiles that are checked at a time.
@@ -49,6 +49,9 @@ pub fn check(
         },
         None => None,
     };
+    if !check.scales.iter().all(|scale| scale.is_finite() && *scale >= 0.0) {
+        report.problem(&linear.scale, "it has a scale that is negative or not a number");
+    }
     let totals = check.run(tensor)?;
     for (segment, digest) in linear.segments.iter().zip(&totals.digests) {
         if *digest != segment.sha256 {
@@ -270,10 +273,7 @@ impl<'a> Check<'a> {
                 totals.padding += result.padding;
                 totals.errors.add(&result.errors);
                 for (total, bound) in totals.bounds.iter_mut().zip(result.bounds) {
-                    *total = match (*total, bound) {
-                        (Some(total), Some(bound)) => Some(total.union(bound)),
-                        (total, bound) => total.or(bound),
-                    };
+                    *total = widest(*total, bound);
                 }
             }
         }
@@ -365,7 +365,7 @@ impl<'a> Check<'a> {
         let Some((low, high)) = self.linear.scheme.activation_range() else { return };
         for ((columns, _), bound) in self.segments.iter().zip(bounds) {
             let row = RowSums::new(&lane.integers[columns.clone()]).bound(low.into(), high.into());
-            *bound = Some(bound.map_or(row, |bound| bound.union(row)));
+            *bound = widest(*bound, Some(row));
         }
     }
 

@@ -41,6 +41,9 @@ pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
         let input = pack.input(&linear.input).context("input of a linear")?;
         let basis = Basis::read(&pack, input)
             .with_context(|| format!("input `{}`", Escaped(&input.name)))?;
+        if basis.vector.iter().flatten().any(|v| !v.is_finite() || *v == 0.0) {
+            report.problem(&input.name, "its vector has an element that is zero or not a number");
+        }
         linear::check(&pack, linear, &basis, source.as_ref(), &mut report)
             .with_context(|| format!("`{}`", Escaped(&linear.name)))?;
     }
