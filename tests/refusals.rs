@@ -199,3 +199,21 @@ fn verify_notices_scales_and_vectors_that_are_none() {
         assert!(said.contains(words) && !said.contains("SHA-256"), "{said}");
     }
 }
+
+#[test]
+fn verify_notices_domains_that_overflow() {
+    let folder = tempfile::tempdir().unwrap();
+    let pack = folder.path().join("pack.safetensors");
+    convert(&tiny_model(), &pack, &[]);
+    let mut bytes = fs::read(&pack).unwrap();
+    let key = br#"\"domain_capacity\":"#;
+    let at = key.len() + bytes.windows(key.len()).position(|window| window == key).unwrap();
+    let digits = bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    bytes[at..at + digits].fill(b' ');
+    bytes[at] = b'1';
+    fs::write(&pack, bytes).unwrap();
+    let output = tessera().arg("verify").arg(&pack).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("domain 0"), "{said}");
+}

@@ -37,6 +37,7 @@ pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
     {
         check_sources(&pack, source, &mut report)?;
     }
+    check_domains(&pack, &mut report)?;
     for linear in pack.linears() {
         let input = pack.input(&linear.input).context("input of a linear")?;
         let basis = Basis::read(&pack, input)
@@ -63,6 +64,21 @@ pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
         }
     }
     Ok(report.finish())
+}
+
+/// Holds the IOMMU domains against the target's capacity, which not every reader needs to.
+fn check_domains(pack: &PackReader, report: &mut Report) -> anyhow::Result<()> {
+    let manifest = pack.manifest(0).context("the pack has no shard")?;
+    let capacity = manifest.target.domain_capacity;
+    for (domain, &bytes) in manifest.memory.domain_bytes.iter().enumerate() {
+        if bytes > capacity {
+            report.problem(
+                "memory",
+                &format!("domain {domain} has {bytes} bytes of tiles and room for {capacity}"),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The basis in which a linear's integers stand.
