@@ -178,7 +178,7 @@ fn verify_notices_scales_and_vectors_that_are_none() {
     let reader = tessera_formats::pack::PackReader::open(&pack).unwrap();
     for (tensor, value, words) in [
         ("blk.0.attn_q.weight.scale", f32::NAN, "scale"),
-        ("blk.0.attn_q.weight.scale", -1.0, "scale"),
+        ("blk.0.attn_q.weight.scale", 0.0, "scale"),
         ("blk.0.attn_input.rotation", f32::INFINITY, "vector"),
         ("blk.0.attn_input.rotation", 0.0, "vector"),
     ] {

@@ -5,7 +5,7 @@ use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
 
 use super::plan::Plan;
-use super::{inputs, linear};
+use super::{inputs, linear, scales};
 use crate::size;
 
 /// Bytes of a chunk beyond which larger reads gain nothing.
@@ -25,48 +25,58 @@ impl Budget {
     /// thread `scratch` bytes. Half of the budget is for panels in flight; the rest holds what
     /// stays: metadata, scales, the program.
     pub fn panels(&self, name: &str, panel: usize, scratch: usize) -> anyhow::Result<usize> {
+        self.hold(name, self.needed(panel, scratch))?;
         let half = usize::try_from(self.bytes / 2).unwrap_or(usize::MAX);
-        let scratch = scratch.saturating_mul(self.threads);
-        let available = half.saturating_sub(scratch);
-        ensure!(panel <= available, "{}", self.too_small(name, panel.saturating_add(scratch)),);
+        let available = half - scratch.saturating_mul(self.threads);
         let wanted = (LARGEST_CHUNK / panel.max(1)).max(2 * self.threads);
         Ok(wanted.min(available / panel.max(1)).max(1))
     }
-    /// Refuses what stays in memory, `bytes` for one linear, if it takes more than its half.
-    fn check_resident(&self, name: &str, bytes: usize) -> anyhow::Result<()> {
-        let fits = u64::try_from(bytes).is_ok_and(|bytes| bytes <= self.bytes / 2);
-        ensure!(fits, "{}", self.too_small(name, bytes));
-        Ok(())
+
+    /// Bytes of half a budget that holds one panel in flight.
+    fn needed(&self, panel: usize, scratch: usize) -> usize {
+        panel.saturating_add(scratch.saturating_mul(self.threads))
     }
 
-    /// The half of the budget that `name` uses most of would have to be `half` bytes.
-    fn too_small(&self, name: &str, half: usize) -> String {
-        let needed = u64::try_from(half).unwrap_or(u64::MAX).saturating_mul(2);
-        format!(
+    /// Refuses what needs `bytes` of half the budget and has less.
+    fn hold(&self, name: &str, bytes: usize) -> anyhow::Result<()> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        ensure!(
+            bytes <= self.bytes / 2,
             "a memory budget of {} is too small for `{}`, which needs at least {}",
             size::show(self.bytes),
             Escaped(name),
-            size::show(needed),
-        )
+            size::show(bytes.saturating_mul(2)),
+        );
+        Ok(())
     }
 }
 
 /// Refuses a plan of which some tensor does not fit the budget, before hours went into the others.
+/// The error names the one that needs most.
 pub fn check(gguf: &Gguf, plan: &Plan, budget: Budget) -> anyhow::Result<()> {
+    let mut most = (0, "");
     for linear in &plan.linears {
         let tensor = &gguf.tensors()[linear.source];
         let input = &plan.inputs[linear.input];
         let row_bytes = usize::try_from(tensor.row_bytes())?;
-        let (panel, scratch) = linear::memory(linear, row_bytes, input.rotation.scratch_len());
-        budget.panels(&linear.name, panel, scratch)?;
+        let scratch_len = input.rotation.scratch_len();
+        let mut pieces = vec![
+            linear::memory(linear, row_bytes, scratch_len),
+            scales::memory(linear, row_bytes, scratch_len),
+        ];
         if input.norm.is_some() {
-            let (panel, scratch) = inputs::memory(linear.k, row_bytes);
-            budget.panels(&linear.name, panel, scratch)?;
+            pieces.push(inputs::memory(linear.k, row_bytes));
         }
+        // Beside the work stay the linear's scales and its input's vectors.
         let scales = linear.matrices() * linear.fewest_segments * linear.n * size_of::<f32>();
-        budget.check_resident(&linear.name, scales + inputs::resident(linear.k))?;
+        let stays = scales + inputs::resident(linear.k);
+        let works = pieces.into_iter().map(|(panel, scratch)| budget.needed(panel, scratch));
+        let needed = works.fold(stays, usize::max);
+        if needed > most.0 {
+            most = (needed, &linear.name);
+        }
     }
-    Ok(())
+    budget.hold(most.1, most.0)
 }
 
 #[cfg(test)]
@@ -78,6 +88,9 @@ mod tests {
         let budget = Budget { bytes: 1 << 20, threads: 2 };
         let error = budget.panels("w", 1 << 20, 1 << 10).unwrap_err().to_string();
         assert!(error.contains("`w`") && error.contains("at least"), "{error}");
-        assert!(budget.panels("w", 1 << 10, 1 << 10).unwrap() >= 4);
+        // Half of 1 MiB, less 1 KiB for each of 2 threads, holds 510 panels of 1 KiB.
+        assert_eq!(budget.panels("w", 1 << 10, 1 << 10).unwrap(), 510);
+        assert_eq!(budget.panels("w", 510 << 10, 1 << 10).unwrap(), 1);
+        assert!(budget.panels("w", (510 << 10) + 1, 1 << 10).is_err());
     }
 }

@@ -6,7 +6,8 @@ use tessera_calibration::rk_llama;
 use tessera_formats::pack::manifest::Granularity;
 use tessera_runtime::quantize;
 
-use super::rows::RowSource;
+use super::plan::LinearPlan;
+use super::rows::{self, RowSource};
 use super::transform::RowTransform;
 use crate::options::Preset;
 
@@ -18,6 +19,22 @@ const STATISTICS_BYTES: usize = 2048 * size_of::<u64>();
 
 /// Bytes that rk-llama.cpp's entropy search counts in for one block.
 const BLOCK_BYTES: usize = ((1 << 16) + rk_llama::BINS) * size_of::<u64>();
+
+/// Bytes that a panel in flight takes where statistics are gathered, and that one worker's buffers do.
+pub fn memory(plan: &LinearPlan, row_bytes: usize, scratch_len: usize) -> (usize, usize) {
+    let statistics = match (plan.options.preset, plan.options.granularity) {
+        (Some(Preset::RkLlamaV2), _) => blocks(plan, plan.k_padded).len() * BLOCK_BYTES,
+        (None, Granularity::Tensor) => STATISTICS_BYTES,
+        _ => return (0, 0),
+    };
+    let panel = 2 * plan.engine().tile_n() * row_bytes + statistics;
+    (panel, rows::buffer_bytes(plan, scratch_len))
+}
+
+/// rk-llama.cpp's blocks of a matrix whose rows have `size` columns.
+fn blocks(plan: &LinearPlan, size: usize) -> rk_llama::Blocks {
+    rk_llama::Blocks::new(plan.n, size, RK_LLAMA_CORES, plan.engine().tile_n())
+}
 
 /// How the scale of a row's segment is found, and how the row is rounded to it.
 pub enum Scales {
@@ -84,7 +101,7 @@ impl Scales {
         let plan = source.plan;
         let n = plan.n;
         let size = source.transform.size();
-        let blocks = rk_llama::Blocks::new(n, size, RK_LLAMA_CORES, plan.engine().tile_n());
+        let blocks = blocks(plan, size);
         let Some(qmax) = plan.engine().qmax() else { return Ok(Scales::RkLlamaV3) };
         let bytes = blocks.len() * BLOCK_BYTES;
         let mut scales = Vec::new();
@@ -158,7 +175,8 @@ impl Scales {
             return scales.clone();
         }
         for scale in &mut rows {
-            *scale = transform.pack_scale(*scale);
+            // A preset's scale of weights near the least of f32 can vanish.
+            *scale = transform.pack_scale(*scale).max(f32::from_bits(1));
         }
         rows
     }

@@ -49,8 +49,8 @@ pub fn check(
         },
         None => None,
     };
-    if !check.scales.iter().all(|scale| scale.is_finite() && *scale >= 0.0) {
-        report.problem(&linear.scale, "it has a scale that is negative or not a number");
+    if !check.scales.iter().all(|scale| scale.is_finite() && *scale > 0.0) {
+        report.problem(&linear.scale, "it has a scale that is no positive number");
     }
     let totals = check.run(tensor)?;
     for (segment, digest) in linear.segments.iter().zip(&totals.digests) {
