@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use tessera_formats::gguf::GgufError;
 use tessera_formats::pack::PackError;
 
+use crate::talk::say;
+
 /// What a command that ran to its end found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -22,16 +24,14 @@ const BAD_INPUT: u8 = 2;
 const ENVIRONMENT: u8 = 3;
 
 /// Prints an error, if there is one, with its hint, and gives the process's exit code.
-#[expect(clippy::print_stderr, reason = "the one place that tells a failure")]
 pub fn report(result: anyhow::Result<Verdict>) -> ExitCode {
     match result {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::FAILURE,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say(format_args!("error: {error:#}"));
             if let Some(hint) = hint(&error) {
-                eprintln!("\nhint: {hint}");
+                say(format_args!("\nhint: {hint}"));
             }
             ExitCode::from(code(&error))
         }
@@ -43,6 +43,7 @@ fn code(error: &anyhow::Error) -> u8 {
     match io_kind(error) {
         Some(
             ErrorKind::StorageFull
+            | ErrorKind::FileTooLarge
             | ErrorKind::QuotaExceeded
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::PermissionDenied
@@ -51,11 +52,6 @@ fn code(error: &anyhow::Error) -> u8 {
         ) => ENVIRONMENT,
         _ => BAD_INPUT,
     }
-}
-
-/// Whether the reader of our output went away, which is no failure of ours.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    io_kind(error) == Some(ErrorKind::BrokenPipe)
 }
 
 /// Kind of the first I/O error in the chain.

@@ -11,6 +11,7 @@ mod progress;
 mod recipe;
 mod size;
 mod table;
+mod talk;
 mod verify;
 
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::size;
+use crate::talk::say;
 
 /// Progress through a known number of bytes.
 pub struct Progress {
@@ -71,7 +72,6 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
-    #[expect(clippy::print_stderr, reason = "progress goes to stderr")]
     fn line(&self, done: u64, tenths: u64) {
         let seconds = self.started.elapsed();
         // Tools that keep logs need no line for work that is over at once.
@@ -80,14 +80,14 @@ impl Progress {
         }
         let rate = u128::from(done) * 1000 / seconds.as_millis().max(1);
         let left = u128::from(self.total.saturating_sub(done)) / rate.max(1);
-        eprintln!(
+        say(format_args!(
             "{} {} % ({} of {}, {}/s, {left} s left)",
             self.verb,
             tenths * 10,
             size::show(done),
             size::show(self.total),
             size::show(u64::try_from(rate).unwrap_or(u64::MAX)),
-        );
+        ));
     }
 }
 

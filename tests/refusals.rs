@@ -163,3 +163,57 @@ fn verify_notices_another_source() {
     let (code, _) = run(&[&arguments[..], &["--any-source"]].concat());
     assert_eq!(code, 0);
 }
+
+#[test]
+fn verify_notices_scales_and_vectors_that_are_none() {
+    use sha2::{Digest, Sha256};
+
+    let folder = tempfile::tempdir().unwrap();
+    let pack = folder.path().join("pack.safetensors");
+    convert(&tiny_model(), &pack, &[]);
+    let good = fs::read(&pack).unwrap();
+    let hash = |bytes: &[u8]| -> String {
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let reader = tessera_formats::pack::PackReader::open(&pack).unwrap();
+    for (tensor, value, words) in [
+        ("blk.0.attn_q.weight.scale", f32::NAN, "scale"),
+        ("blk.0.attn_q.weight.scale", 0.0, "scale"),
+        ("blk.0.attn_input.rotation", f32::INFINITY, "vector"),
+        ("blk.0.attn_input.rotation", 0.0, "vector"),
+    ] {
+        let info = reader.tensor_info(tensor).unwrap();
+        let start = usize::try_from(info.offset).unwrap();
+        let range = start..start + usize::try_from(info.bytes).unwrap();
+        let mut bytes = good.clone();
+        bytes[start..start + 4].copy_from_slice(&value.to_le_bytes());
+        // The digest in the header is that of the damaged tensor.
+        let (old, new) = (hash(&good[range.clone()]), hash(&bytes[range]));
+        let at = bytes.windows(64).position(|window| window == old.as_bytes()).unwrap();
+        bytes[at..at + 64].copy_from_slice(new.as_bytes());
+        let damaged = folder.path().join("damaged.safetensors");
+        fs::write(&damaged, bytes).unwrap();
+        let output = tessera().arg("verify").arg(&damaged).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{tensor} {value}: {said}");
+        assert!(said.contains(words) && !said.contains("SHA-256"), "{said}");
+    }
+}
+
+#[test]
+fn verify_notices_domains_that_overflow() {
+    let folder = tempfile::tempdir().unwrap();
+    let pack = folder.path().join("pack.safetensors");
+    convert(&tiny_model(), &pack, &[]);
+    let mut bytes = fs::read(&pack).unwrap();
+    let key = br#"\"domain_capacity\":"#;
+    let at = key.len() + bytes.windows(key.len()).position(|window| window == key).unwrap();
+    let digits = bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    bytes[at..at + digits].fill(b' ');
+    bytes[at] = b'1';
+    fs::write(&pack, bytes).unwrap();
+    let output = tessera().arg("verify").arg(&pack).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("domain 0"), "{said}");
+}

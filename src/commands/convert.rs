@@ -1,7 +1,7 @@
 //! `tessera convert`: a GGUF file becomes a pack.
 
 use crate::cli::ConvertArguments;
-use crate::convert::stream::Budget;
+use crate::convert::budget::Budget;
 use crate::convert::{Request, convert};
 use crate::exit::Verdict;
 use crate::recipe::Recipe;

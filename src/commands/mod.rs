@@ -6,13 +6,14 @@ mod inspect;
 mod man;
 mod verify;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use anyhow::{Context, anyhow, ensure};
 use tessera_formats::npu::Target;
 
 use crate::cli::Command;
 use crate::exit::Verdict;
+use crate::talk::say;
 
 /// Threads beyond which a machine does not profit.
 const MOST_THREADS: usize = 1024;
@@ -48,11 +49,13 @@ fn target(name: &str) -> anyhow::Result<Target> {
         .ok_or_else(|| anyhow!("unknown target `{name}`: use rk3588, rk3588s or rk3576"))
 }
 
-/// Prints a result on stdout.
+/// Prints a result on stdout. That its reader went away is no failure of ours.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).context("stdout")?;
-    stdout.flush().context("stdout")
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("stdout"),
+        _ => Ok(()),
+    }
 }
 
 /// Prints a result as JSON on stdout.
@@ -61,9 +64,8 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 }
 
 /// Tells what the user should know, on stderr.
-#[expect(clippy::print_stderr, reason = "warnings are talk, and talk goes to stderr")]
 fn warn(warnings: &[String]) {
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        say(format_args!("warning: {warning}"));
     }
 }

@@ -130,6 +130,17 @@ pub fn certificate(bound: AccumulatorBound, engine: Engine) -> Accumulator {
     Accumulator { min: bound.min, max: bound.max, certified, norm: bound.norm }
 }
 
+/// What either bound admits.
+pub fn widest(
+    one: Option<AccumulatorBound>,
+    other: Option<AccumulatorBound>,
+) -> Option<AccumulatorBound> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.union(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// Type and shape of the tensor of a segment's tiles.
 pub fn tiles_form(plan: &LinearPlan, layout: TileLayout) -> (Dtype, Vec<u64>) {
     let dtype = match plan.engine() {

@@ -11,10 +11,10 @@ use tessera_formats::ggml;
 use tessera_formats::gguf::{Gguf, TensorInfo};
 use tessera_runtime::rotation::signs;
 
-use super::plan::{InputPlan, Norm, Plan, Signs};
-use super::stream::{Budget, Panels, for_each_chunk};
+use super::plan::{InputPlan, Norm, Signs};
+use super::stream::{Panels, for_each_chunk};
 use super::transform::RowTransform;
-use crate::progress::Progress;
+use super::write::Conversion;
 
 /// Rows whose column energies are summed before they join the total; part of the promise that the
 /// same bytes come out for any number of threads.
@@ -31,22 +31,15 @@ pub struct PreparedInput {
 impl PreparedInput {
     /// Chooses the vector of input `index` of the plan, reading its linears' weights if it is
     /// equalized.
-    pub fn new(
-        gguf: &Gguf,
-        plan: &Plan,
-        index: usize,
-        seed: u64,
-        budget: Budget,
-        progress: &Progress,
-    ) -> anyhow::Result<Self> {
-        let input = &plan.inputs[index];
+    pub fn new(conversion: &Conversion<'_>, index: usize) -> anyhow::Result<Self> {
+        let input = &conversion.plan.inputs[index];
         let signs = match &input.signs {
             Signs::None => None,
-            Signs::Seeded => Some(signs(seed, &input.name, input.k)),
+            Signs::Seeded => Some(signs(conversion.seed, &input.name, input.k)),
             Signs::RkLlama(weight) => Some(rk_llama::signs(weight, input.k)),
         };
         let diagonal = match input.norm {
-            Some(norm) => Some(diagonal(gguf, plan, input, norm, budget, progress)?),
+            Some(norm) => Some(diagonal(conversion, input, norm)?),
             None => None,
         };
         let vector = match (signs, diagonal) {
@@ -68,13 +61,11 @@ impl PreparedInput {
 
 /// The equalization diagonal of an input, from its norm and the columns of all its linears.
 fn diagonal(
-    gguf: &Gguf,
-    plan: &Plan,
+    conversion: &Conversion<'_>,
     input: &InputPlan,
     norm: Norm,
-    budget: Budget,
-    progress: &Progress,
 ) -> anyhow::Result<Vec<f32>> {
+    let Conversion { gguf, plan, .. } = conversion;
     let gain = vector(gguf, &gguf.tensors()[norm.gain])?;
     let bias = norm.bias.map(|bias| vector(gguf, &gguf.tensors()[bias])).transpose()?;
     let mut energy = ColumnEnergy::new(input.k);
@@ -82,37 +73,48 @@ fn diagonal(
         let linear = &plan.linears[linear];
         let tensor = &gguf.tensors()[linear.source];
         let panels = Panels { matrices: linear.matrices(), n: linear.n, rows: ROWS_PER_PANEL };
-        add_columns(gguf, tensor, panels, &mut energy, budget, progress)
+        add_columns(conversion, tensor, panels, &mut energy)
             .with_context(|| format!("`{}`", Escaped(&tensor.name)))?;
     }
     Ok(equalize::diagonal(&gain, bias.as_deref(), &energy.rms())?)
 }
 
+/// Bytes that a panel in flight takes where columns are measured, and that a thread does.
+pub fn memory(k: usize, row_bytes: usize) -> (usize, usize) {
+    (2 * ROWS_PER_PANEL * row_bytes + k * size_of::<f64>(), k * size_of::<f32>())
+}
+
+/// Bytes that an input of `k` channels takes while it is prepared: signs, diagonal, vector and its
+/// inverse, and the columns' energies.
+pub fn resident(k: usize) -> usize {
+    k * (4 * size_of::<f32>() + 2 * size_of::<f64>())
+}
+
 /// Adds the energy of every column of a tensor.
 fn add_columns(
-    gguf: &Gguf,
+    conversion: &Conversion<'_>,
     tensor: &TensorInfo,
     panels: Panels,
     energy: &mut ColumnEnergy,
-    budget: Budget,
-    progress: &Progress,
 ) -> anyhow::Result<()> {
+    let Conversion { gguf, budget, progress, .. } = conversion;
     let k = usize::try_from(tensor.dims[0])?;
     let row_bytes = usize::try_from(tensor.row_bytes())?;
-    let in_flight = 2 * panels.rows * row_bytes + k * size_of::<f64>();
-    let scratch = panels.rows * k * size_of::<f32>();
+    let (in_flight, scratch) = memory(k, row_bytes);
     let per_chunk = budget.panels(&tensor.name, in_flight, scratch)?;
-    for_each_chunk(gguf, tensor, panels, per_chunk, |chunk| {
+    for_each_chunk(gguf, tensor, panels, panels.all(), per_chunk, |chunk| {
         let partial = chunk
             .panels
             .clone()
             .into_par_iter()
             .map_init(Vec::new, |weights: &mut Vec<f32>, index| {
-                let (rows, bytes) = chunk.panel(index);
-                weights.resize(rows.len() * k, 0.0);
-                ggml::dequantize(tensor.ggml_type, bytes, weights)?;
+                let (_, bytes) = chunk.panel(index);
                 let mut energy = ColumnEnergy::new(k);
-                energy.add_rows(weights);
+                weights.resize(k, 0.0);
+                for row in bytes.chunks_exact(row_bytes) {
+                    ggml::dequantize(tensor.ggml_type, row, weights)?;
+                    energy.add_rows(weights);
+                }
                 Ok((energy, bytes.len()))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;

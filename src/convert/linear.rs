@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use half::f16;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -16,8 +16,9 @@ use tessera_formats::pack::ShardWriter;
 use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
 use tessera_runtime::quantize;
 
+use super::entries;
 use super::plan::LinearPlan;
-use super::rows::{RowBuffer, RowSource};
+use super::rows::{self, RowBuffer, RowSource};
 use super::scales::Scales;
 use super::segments;
 use super::stream::for_each_chunk;
@@ -67,41 +68,33 @@ impl LinearJob<'_> {
 
     /// Converts the linear into the region of the shard that starts at `offset`.
     ///
-    /// K is cut into as few segments as every row's accumulator allows. The first panel tells where
-    /// to begin; when a later row needs more segments, the tensor is begun again with one more.
+    /// K is cut into as few segments as every row's accumulator allows. Where a row needs more, the
+    /// tensor is begun again with as many as that row's panel needs.
     pub fn run(&self, shard: &ShardWriter, offset: u64) -> anyhow::Result<ConvertedLinear> {
-        let mut count = self.probe()?;
+        let mut count = self.plan().fewest_segments;
         loop {
-            let segments = self.lay_out(count, offset)?;
-            if let Some(converted) = self.attempt(shard, segments)? {
-                return Ok(converted);
+            match self.attempt(shard, self.lay_out(count, offset)?)? {
+                Attempt::Done(converted) => return Ok(converted),
+                Attempt::Needs(more) => count = more,
             }
-            count += 1;
         }
     }
 
-    /// Fewest segments with which the first panel's accumulators are certified.
-    fn probe(&self) -> anyhow::Result<usize> {
-        let (fewest, most) = (self.plan().fewest_segments, self.plan().most_segments);
-        if fewest == most {
-            return Ok(fewest);
-        }
-        let mut found = most;
-        for_each_chunk(self.source.gguf, self.source.tensor, self.source.panels(), 1, |chunk| {
-            let (rows, bytes) = chunk.panel(0);
-            let mut scratch = Scratch::new(&self.source);
-            for count in fewest..most {
-                let segments = self.lay_out(count, 0)?;
-                let mut tiles = vec![0; self.panel_bytes()];
-                let panel = self.panel(rows.clone(), bytes, &segments, &mut scratch, &mut tiles)?;
-                if panel.certified {
-                    found = count;
-                    break;
-                }
+    /// Fewest segments, at least `fewest`, with which a panel's accumulators are certified.
+    fn needed(
+        &self,
+        (rows, bytes): (Range<usize>, &[u8]),
+        fewest: usize,
+        tiles: &mut [u8],
+    ) -> anyhow::Result<usize> {
+        let mut scratch = Scratch::new(&self.source);
+        for count in fewest..self.plan().most_segments {
+            let segments = self.lay_out(count, 0)?;
+            if self.panel(rows.clone(), bytes, &segments, &mut scratch, tiles)?.certified {
+                return Ok(count);
             }
-            Ok(false)
-        })?;
-        Ok(found)
+        }
+        Ok(self.plan().most_segments)
     }
 
     /// Segments of K and where their tiles lie.
@@ -120,23 +113,13 @@ impl LinearJob<'_> {
             .collect()
     }
 
-    /// Bytes of one panel over all segments.
-    fn panel_bytes(&self) -> usize {
-        self.plan().engine().tile_n() * self.plan().k_padded * self.plan().engine().weight_bits()
-            / 8
-    }
-
-    /// Converts with the given segments; `None` when a row is not certified.
-    fn attempt(
-        &self,
-        shard: &ShardWriter,
-        segments: Vec<SegmentPlan>,
-    ) -> anyhow::Result<Option<ConvertedLinear>> {
+    /// Converts with the given segments, unless a row is not certified.
+    fn attempt(&self, shard: &ShardWriter, segments: Vec<SegmentPlan>) -> anyhow::Result<Attempt> {
         let geometry = self.source.panels();
         let row_bytes = usize::try_from(self.source.tensor.row_bytes())?;
-        let panel_bytes = self.panel_bytes();
-        let in_flight = 2 * (geometry.rows * row_bytes + panel_bytes);
-        let scratch = Scratch::bytes(&self.source);
+        let panel_bytes = panel_bytes(self.plan());
+        let scratch_len = self.source.transform.scratch_len();
+        let (in_flight, scratch) = memory(self.plan(), row_bytes, scratch_len);
         let per_chunk = self.source.budget.panels(&self.plan().name, in_flight, scratch)?;
         let mut totals = Totals::new(self.plan(), segments.len());
         let mut read = 0;
@@ -156,8 +139,9 @@ impl LinearJob<'_> {
                 }
                 Ok(hashers.into_iter().map(|hasher| hasher.finalize().into()).collect())
             });
-            let mut certified = true;
-            for_each_chunk(self.source.gguf, self.source.tensor, geometry, per_chunk, |chunk| {
+            let mut needed = None;
+            let (gguf, tensor) = (self.source.gguf, self.source.tensor);
+            for_each_chunk(gguf, tensor, geometry, geometry.all(), per_chunk, |chunk| {
                 let Ok(mut tiles) = written.recv() else { return Ok(false) };
                 tiles.resize(chunk.panels.len() * panel_bytes, 0);
                 let panels = tiles
@@ -171,13 +155,13 @@ impl LinearJob<'_> {
                         },
                     )
                     .collect::<Result<Vec<_>, _>>()?;
-                for panel in panels {
-                    certified &= panel.certified;
-                    totals.add(panel);
-                }
-                if !certified {
+                if let Some(failed) = panels.iter().position(|panel| !panel.certified) {
+                    let panel = chunk.panel(chunk.panels.start + failed);
+                    let tiles = &mut tiles[..panel_bytes];
+                    needed = Some(self.needed(panel, segments.len() + 1, tiles)?);
                     return Ok(false);
                 }
+                panels.into_iter().for_each(|panel| totals.add(panel));
                 let rows = geometry.range(chunk.panels.end - 1).end
                     - geometry.range(chunk.panels.start).start;
                 let bytes = u64::try_from(rows * row_bytes)?;
@@ -187,14 +171,16 @@ impl LinearJob<'_> {
             })?;
             drop(to_writer);
             let hashes = writer.join().map_err(|_| anyhow!("the writing thread panicked"))??;
-            anyhow::Ok(certified.then_some(hashes))
+            anyhow::Ok(needed.map_or(Ok(hashes), Err))
         })
         .with_context(|| format!("`{}`", Escaped(&self.plan().name)))?;
-        let Some(hashes) = complete else {
-            self.progress.retract(read);
-            return Ok(None);
-        };
-        Ok(Some(totals.finish(self, segments, hashes)))
+        match complete {
+            Ok(hashes) => Ok(Attempt::Done(totals.finish(self, segments, hashes)?)),
+            Err(needed) => {
+                self.progress.retract(read);
+                Ok(Attempt::Needs(needed))
+            }
+        }
     }
 
     /// Converts one panel: `bytes` of the rows `rows` of the tensor into `tiles`, segment after
@@ -214,19 +200,12 @@ impl LinearJob<'_> {
         }
         for (lane, (row, source)) in rows.zip(bytes.chunks_exact(row_bytes)).enumerate() {
             self.source.prepare(row, source, &mut scratch.rows)?;
-            result.energy += quantize::squared_norm(&scratch.rows.row);
+            result.energy += scratch.rows.energy();
             let mut start = 0;
             for (index, segment) in segments.iter().enumerate() {
                 let end = start + segment.layout.panel_bytes();
-                self.quantize(
-                    row,
-                    lane,
-                    index,
-                    segment,
-                    scratch,
-                    &mut tiles[start..end],
-                    &mut result,
-                );
+                let part = self.quantize(row, lane, segment, scratch, &mut tiles[start..end]);
+                result.add(index, lane, part);
                 start = end;
             }
             if !result.certified {
@@ -237,44 +216,80 @@ impl LinearJob<'_> {
     }
 
     /// Quantizes one segment of the prepared row into its lane of the panel.
-    #[expect(clippy::too_many_arguments, reason = "indices of one element of a nested loop")]
     fn quantize(
         &self,
         row: usize,
         lane: usize,
-        index: usize,
         segment: &SegmentPlan,
         scratch: &mut Scratch,
         tiles: &mut [u8],
-        result: &mut PanelResult,
-    ) {
-        let weights = &scratch.rows.row[segment.columns.clone()];
-        let Some(qmax) = self.plan().engine().qmax() else {
+    ) -> Part {
+        let (engine, columns) = (self.plan().engine(), segment.columns.clone());
+        let weights = &scratch.rows.row[columns.clone()];
+        let Some(qmax) = engine.qmax() else {
             let halves = &mut scratch.halves[..weights.len()];
-            let (scale, error) = self.scales.quantize_float(weights, row, halves);
-            result.error += error;
+            let (scale, mut error) = self.scales.quantize_float(weights, row, halves);
+            if !scratch.rows.ordinary {
+                error = squared_error(weights, scale, halves.iter().map(|half| half.to_f64()));
+            }
             tiles::pack_row_f16(halves, lane, tiles);
-            result.scale(index, lane, scale, 1.0);
-            return;
+            return Part { scale, clip: 1.0, error, bound: None, certified: true };
         };
         let integers = &mut scratch.integers[..weights.len()];
-        let place = (row, index);
-        let (scale, error) =
+        let place = (row, columns.start);
+        let (scale, mut error) =
             self.scales.quantize_integer(weights, qmax, place, &mut scratch.clip, integers);
-        result.error += error;
-        let amax = quantize::amax(weights);
-        let clip =
-            if amax > 0.0 { f64::from(scale) * f64::from(qmax) / f64::from(amax) } else { 1.0 };
-        result.scale(index, lane, scale, clip.min(1.0));
-        match self.plan().engine() {
+        if !scratch.rows.ordinary {
+            error = squared_error(weights, scale, integers.iter().map(|&q| f64::from(q)));
+        }
+        let amax = f64::from(quantize::amax(weights));
+        let clip = if amax > 0.0 { f64::from(scale) * f64::from(qmax) / amax } else { 1.0 };
+        match engine {
             Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),
             _ => tiles::pack_row_i8(integers, lane, tiles),
         }
-        let sums = RowSums::new(integers);
-        let certified = result.bound(index, self.plan(), sums);
-        let must_hold = self.plan().options.certificate == Certificate::Static;
-        result.certified &= certified || !must_hold;
+        let range = self.plan().options.scheme.activation_range();
+        let bound = range.map(|(low, high)| RowSums::new(integers).bound(low.into(), high.into()));
+        let fits = bound.is_none_or(|bound| entries::certificate(bound, engine).certified);
+        let must_fit = self.plan().options.certificate == Certificate::Static;
+        Part { scale, clip: clip.min(1.0), error, bound, certified: fits || !must_fit }
     }
+}
+
+/// Σ (w − scale·r)² in f64, for rows whose squares f32 does not hold.
+fn squared_error(weights: &[f32], scale: f32, rounded: impl Iterator<Item = f64>) -> f64 {
+    let errors = weights.iter().zip(rounded).map(|(&w, r)| f64::from(w) - f64::from(scale) * r);
+    errors.map(|error| error * error).sum()
+}
+
+/// How an attempt to convert with some number of segments ended.
+enum Attempt {
+    /// Every row is certified.
+    Done(ConvertedLinear),
+    /// A row is not; its panel needs so many.
+    Needs(usize),
+}
+
+/// What one segment of a row gave beside its tiles.
+struct Part {
+    scale: f32,
+    clip: f64,
+    error: f64,
+    bound: Option<AccumulatorBound>,
+    certified: bool,
+}
+
+/// Bytes of one panel of tiles over all segments.
+fn panel_bytes(plan: &LinearPlan) -> usize {
+    plan.engine().tile_n() * plan.k_padded * plan.engine().weight_bits() / 8
+}
+
+/// Bytes that a panel in flight takes, and that one worker's buffers do; `scratch_len` is that of
+/// the transform.
+pub fn memory(plan: &LinearPlan, row_bytes: usize, scratch_len: usize) -> (usize, usize) {
+    let panel = 2 * (plan.engine().tile_n() * row_bytes + panel_bytes(plan));
+    // The clip search may hold a copy of the row beside its integers and halves.
+    (panel, rows::buffer_bytes(plan, scratch_len) + plan.k_padded * (1 + 2 + 4))
 }
 
 /// A segment that is being filled.
@@ -301,11 +316,6 @@ impl Scratch {
             halves: vec![f16::ZERO; k],
             clip: clip::Scratch::default(),
         }
-    }
-
-    /// Bytes that one worker's buffers take; the clip search may hold a copy of the row.
-    fn bytes(source: &RowSource<'_>) -> usize {
-        source.buffer_bytes() + source.plan.k_padded * (1 + 2 + 4)
     }
 }
 
@@ -336,21 +346,12 @@ impl PanelResult {
         }
     }
 
-    fn scale(&mut self, segment: usize, lane: usize, scale: f32, clip: f64) {
-        self.scales[segment * self.rows + lane] = scale;
-        self.clip += clip;
-    }
-
-    /// Widens the bound of a segment by a row; whether the row fits the engine's output type.
-    fn bound(&mut self, segment: usize, plan: &LinearPlan, sums: RowSums) -> bool {
-        let Some((low, high)) = plan.options.scheme.activation_range() else { return true };
-        let row = sums.bound(low.into(), high.into());
-        let bound = &mut self.bounds[segment];
-        *bound = Some(bound.map_or(row, |bound| bound.union(row)));
-        match plan.engine() {
-            Engine::I4 => row.fits_i16(),
-            Engine::I8 | Engine::F16 => row.fits_i32(),
-        }
+    fn add(&mut self, segment: usize, lane: usize, part: Part) {
+        self.scales[segment * self.rows + lane] = part.scale;
+        self.clip += part.clip;
+        self.error += part.error;
+        self.bounds[segment] = entries::widest(self.bounds[segment], part.bound);
+        self.certified &= part.certified;
     }
 }
 
@@ -388,10 +389,7 @@ impl Totals {
         self.error += panel.error;
         self.energy += panel.energy;
         for (bound, other) in self.bounds.iter_mut().zip(panel.bounds) {
-            *bound = match (*bound, other) {
-                (Some(bound), Some(other)) => Some(bound.union(other)),
-                (bound, other) => bound.or(other),
-            };
+            *bound = entries::widest(*bound, other);
         }
     }
 
@@ -400,10 +398,17 @@ impl Totals {
         job: &LinearJob<'_>,
         segments: Vec<SegmentPlan>,
         hashes: Vec<[u8; 32]>,
-    ) -> ConvertedLinear {
+    ) -> anyhow::Result<ConvertedLinear> {
+        let relative_rms = if self.energy > 0.0 { (self.error / self.energy).sqrt() } else { 0.0 };
+        ensure!(
+            relative_rms.is_finite(),
+            "`{}` has weights beyond what {} holds with these options",
+            Escaped(&job.plan().name),
+            job.plan().options.scheme,
+        );
         #[expect(clippy::cast_precision_loss, reason = "a count, for a mean")]
         let mean_clip = self.clip / self.scales.len() as f64;
-        ConvertedLinear {
+        Ok(ConvertedLinear {
             segments: segments
                 .into_iter()
                 .zip(hashes)
@@ -417,9 +422,9 @@ impl Totals {
                 })
                 .collect(),
             scales: job.scales.stored(self.scales, job.source.transform),
-            relative_rms: if self.energy > 0.0 { (self.error / self.energy).sqrt() } else { 0.0 },
+            relative_rms,
             mean_clip,
-        }
+        })
     }
 }
 

@@ -1,25 +1,26 @@
 //! The conversion of a GGUF file into a pack.
 
+pub mod budget;
 mod carry;
 mod domains;
 pub mod entries;
 mod inputs;
 mod linear;
+mod output;
 pub mod plan;
 pub mod roles;
 mod rows;
 mod scales;
 mod segments;
 mod shards;
-pub mod stream;
+mod stream;
 pub mod summary;
 mod transform;
 mod write;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -27,18 +28,18 @@ use anyhow::{Context, anyhow, bail, ensure};
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::{Gguf, Shard, Value};
 use tessera_formats::npu::{Engine, Target};
-use tessera_formats::pack;
 use tessera_formats::pack::manifest::{
     FORMAT, Manifest, Model, Source, Tool, VERSION_MAJOR, VERSION_MINOR,
 };
 
+use self::budget::Budget;
 use self::plan::Plan;
-use self::stream::Budget;
 use self::summary::{CarriedSummary, SchemeSummary, Summary, Worst};
 use self::write::{Conversion, Written};
 use crate::hash::{hash_file, hex};
 use crate::progress::{self, Progress};
 use crate::recipe::Recipe;
+use crate::size;
 
 /// What is to be converted, and how.
 pub struct Request<'a> {
@@ -67,8 +68,9 @@ pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
     let started = Instant::now();
     let gguf = Gguf::open(request.input)?;
     check_kind(request, &gguf)?;
-    check_output(request, &gguf)?;
+    output::check(request, &gguf)?;
     let plan = Plan::new(&gguf, &request.recipe, &request.target)?;
+    output::check_names(&gguf, &plan)?;
     ensure!(
         !plan.linears.is_empty() || !plan.carried.is_empty(),
         "`{}` holds no tensors: nothing to convert",
@@ -81,12 +83,20 @@ pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
         request.target.name,
         request.target.domains,
     );
+    budget::check(&gguf, &plan, request.budget)?;
     let mut summary = plan_summary(request, &gguf, &plan);
     if request.dry_run {
         return Ok(summary);
     }
     let written = write(request, &gguf, &plan)?;
     complete(&mut summary, &written, started);
+    if let Some(limit) = request.shard_size.filter(|&limit| limit < written.largest) {
+        summary.warnings.push(format!(
+            "the largest file has {}, more than the {} asked for: a tensor is not divided",
+            size::show(written.largest),
+            size::show(limit),
+        ));
+    }
     Ok(summary)
 }
 
@@ -103,49 +113,20 @@ fn check_kind(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses an output that is an input, or that exists.
-fn check_output(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
-    let output = request.output;
-    ensure!(
-        output.extension().is_some_and(|extension| extension == "safetensors"),
-        "the output `{}` must be called NAME.safetensors",
-        output.display(),
-    );
-    let folder = match output.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    ensure!(folder.is_dir(), "the folder `{}` does not exist", folder.display());
-    if let Ok(existing) = fs::metadata(output) {
-        for shard in gguf.shards() {
-            let input = fs::metadata(shard.path())?;
-            // A link of either kind leads to the same file.
-            if (existing.dev(), existing.ino()) == (input.dev(), input.ino()) {
-                bail!("the output `{}` is the input", output.display());
-            }
-        }
-    }
-    let index = pack::index_path(output)?;
-    for path in [output, &index] {
-        if path.symlink_metadata().is_ok() && !request.force && !request.dry_run {
-            bail!("`{}` exists: choose another name, or `--force` to replace it", path.display());
-        }
-    }
-    Ok(())
-}
-
 /// Writes every shard, and the index of a sharded pack.
 fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<Written> {
     let common = common_manifest(request, gguf, plan)?;
     let shards = shards::divide(plan, gguf, &common, request.shard_size)?;
     let paths = shards::paths(request.output, shards.len())?;
+    output::check_files(request, gguf, &paths)?;
     let progress = Progress::start("converting", work(gguf, plan));
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(request.budget.threads)
         .build()
         .context("worker threads")?;
+    let cancelled = AtomicBool::new(false);
     let result = thread::scope(|scope| {
-        let hashes = scope.spawn(|| hash_sources(gguf));
+        let hashes = scope.spawn(|| hash_sources(gguf, &cancelled));
         let conversion = Conversion {
             gguf,
             plan,
@@ -155,11 +136,14 @@ fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<Writ
             force: request.force,
             progress: &progress,
         };
-        pool.install(|| {
+        let result = pool.install(|| {
             conversion.run(&shards, &paths, common, || {
                 hashes.join().map_err(|_| anyhow!("the hashing thread panicked"))?
             })
-        })
+        });
+        // After a failure no one waits for the digests.
+        cancelled.store(true, Ordering::Relaxed);
+        result
     });
     progress.finish();
     result
@@ -171,11 +155,7 @@ fn common_manifest(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::R
         .shards()
         .iter()
         .map(|shard| Source {
-            file: shard
-                .path()
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            file: output::recorded_name(shard.path()),
             bytes: shard.len(),
             sha256: hex(&[0; 32]),
         })
@@ -226,8 +206,8 @@ fn hyperparameters(gguf: &Gguf) -> anyhow::Result<BTreeMap<String, serde_json::V
 }
 
 /// SHA-256 of every source file, in order.
-fn hash_sources(gguf: &Gguf) -> anyhow::Result<Vec<String>> {
-    gguf.shards().iter().map(|shard| hash_file(shard.path())).collect()
+fn hash_sources(gguf: &Gguf, cancelled: &AtomicBool) -> anyhow::Result<Vec<String>> {
+    gguf.shards().iter().map(|shard| hash_file(shard.path(), cancelled)).collect()
 }
 
 /// Source bytes that the conversion reads, the passes over equalized inputs included.
@@ -283,7 +263,7 @@ fn plan_summary(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> Summary {
     };
     let tiles: u64 = schemes.values().map(|figures| figures.tile_bytes).sum();
     Summary {
-        input: request.input.to_owned(),
+        input: request.input.display().to_string(),
         output: Vec::new(),
         dry_run: request.dry_run,
         schemes,
@@ -320,7 +300,7 @@ fn complete(summary: &mut Summary, written: &Written, started: Instant) {
         .iter()
         .max_by(|one, other| one.relative_rms.total_cmp(&other.relative_rms))
         .map(|linear| Worst { name: linear.name.clone(), relative_rms: linear.relative_rms });
-    summary.output = written.paths.clone();
+    summary.output = written.paths.iter().map(|path| path.display().to_string()).collect();
     summary.bytes_out = written.bytes;
     summary.seconds = started.elapsed().as_secs_f64();
     summary.gigabytes_per_second = summary.bytes_in as f64 / 1e9 / summary.seconds.max(1e-9);

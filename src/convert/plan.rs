@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use tessera_formats::escape::{Escaped, escaped};
 use tessera_formats::gguf::{Gguf, TensorInfo};
 use tessera_formats::npu::{Engine, Target};
@@ -14,6 +14,10 @@ use super::domains;
 use super::roles::{self, Role};
 use crate::options::{Equalization, LinearOptions, Preset, RotationChoice};
 use crate::recipe::Recipe;
+
+/// Most bytes of the rotations' dense factors. A model has a few lengths of rows, and factors of some
+/// hundred KiB; sixteen are the largest there can be.
+const MOST_FACTOR_BYTES: usize = 64 << 20;
 
 /// Everything decided before weights are read.
 pub struct Plan {
@@ -127,7 +131,9 @@ impl Plan {
             }
         }
         if let Some(embedding) = planner.tied_head() {
-            let options = recipe.options(roles::HEAD).map_err(|error| anyhow!("{error}"))?;
+            let options = recipe
+                .options(roles::HEAD)
+                .map_err(|error| anyhow!("`{}`: {error}", roles::HEAD))?;
             if let Some(options) = options {
                 planner.add(roles::HEAD, embedding, options)?;
             }
@@ -153,6 +159,8 @@ struct Planner<'a> {
     by_key: HashMap<InputKey, usize>,
     names: HashMap<String, usize>,
     rotations: HashMap<(RotationChoice, bool, usize), Arc<Rotation>>,
+    /// Bytes of the rotations' dense factors.
+    factor_bytes: usize,
 }
 
 /// What linears must agree in to share an input.
@@ -178,6 +186,7 @@ impl<'a> Planner<'a> {
             by_key: HashMap::new(),
             names: HashMap::new(),
             rotations: HashMap::new(),
+            factor_bytes: 0,
         }
     }
 
@@ -334,6 +343,12 @@ impl<'a> Planner<'a> {
             (RotationChoice::Hadamard, false) => Rotation::hadamard(k)?,
             (RotationChoice::Block, false) => Rotation::block_diagonal(k)?,
         });
+        self.factor_bytes += rotation.factor().map_or(0, size_of_val);
+        ensure!(
+            self.factor_bytes <= MOST_FACTOR_BYTES,
+            "the model has rows of too many different lengths to rotate: `--rotation block` has no \
+             matrix for each",
+        );
         self.rotations.insert((choice, padded, k), Arc::clone(&rotation));
         Ok(rotation)
     }

@@ -1,6 +1,6 @@
 //! A linear's rows as the quantizer sees them: dequantized, equalized, rotated, padded.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use anyhow::bail;
 use rayon::prelude::*;
@@ -9,9 +9,17 @@ use tessera_formats::ggml;
 use tessera_formats::gguf::{Gguf, TensorInfo};
 use tessera_runtime::quantize;
 
+use super::budget::Budget;
 use super::plan::LinearPlan;
-use super::stream::{Budget, Panels, for_each_chunk};
+use super::stream::{Panels, for_each_chunk};
 use super::transform::RowTransform;
+
+/// Largest magnitude of a prepared row, 2^100: sums of a million of them stay far within f32.
+const LARGEST: f32 = (1u128 << 100) as f32;
+
+/// Largest magnitudes of the rows whose squares, and whose rounding errors' squares, sum to what f32
+/// holds: 2^-40 to 2^50.
+const ORDINARY: RangeInclusive<f32> = 1.0 / (1u64 << 40) as f32..=(1u64 << 50) as f32;
 
 /// The rows of one linear.
 #[derive(Clone, Copy)]
@@ -32,7 +40,24 @@ pub struct RowSource<'a> {
 pub struct RowBuffer {
     /// The prepared row, `k_padded` values.
     pub row: Vec<f32>,
+    /// Whether f32 holds the sums of the row's squares and of its rounding errors' squares.
+    pub ordinary: bool,
     rotation: Vec<f32>,
+}
+
+/// Bytes of one worker's buffers.
+pub fn buffer_bytes(plan: &LinearPlan, scratch_len: usize) -> usize {
+    (plan.k_padded + scratch_len) * size_of::<f32>()
+}
+
+impl RowBuffer {
+    /// Sum of the prepared row's squares.
+    pub fn energy(&self) -> f64 {
+        if self.ordinary {
+            return quantize::squared_norm(&self.row);
+        }
+        self.row.iter().map(|&w| f64::from(w)).map(|w| w * w).sum()
+    }
 }
 
 impl RowSource<'_> {
@@ -40,13 +65,9 @@ impl RowSource<'_> {
     pub fn buffer(&self) -> RowBuffer {
         RowBuffer {
             row: vec![0.0; self.plan.k_padded],
+            ordinary: true,
             rotation: vec![0.0; self.transform.scratch_len()],
         }
-    }
-
-    /// Bytes of one worker's buffers.
-    pub fn buffer_bytes(&self) -> usize {
-        (self.plan.k_padded + self.transform.scratch_len()) * size_of::<f32>()
     }
 
     /// Panels of the tensor, each the rows of one row of tiles.
@@ -68,12 +89,15 @@ impl RowSource<'_> {
         }
         buffer.row[self.plan.k..].fill(0.0);
         self.transform.apply(&mut buffer.row, &mut buffer.rotation);
-        if quantize::first_non_finite(&buffer.row).is_some() {
+        let amax = quantize::amax(&buffer.row);
+        if amax.is_nan() || amax > LARGEST {
             bail!(
-                "`{}` has weights so large in row {row} that their rotation overflows f32",
+                "`{}` has weights in row {row} that are so large that f32 cannot hold what is \
+                 computed from them: no model is trained to such values",
                 Escaped(&self.tensor.name),
             );
         }
+        buffer.ordinary = amax == 0.0 || ORDINARY.contains(&amax);
         Ok(())
     }
 
@@ -92,18 +116,23 @@ impl RowSource<'_> {
         Ok(())
     }
 
-    /// Passes over all rows: each panel fills a `new` accumulator, and `merge` takes them in order.
+    /// Passes over all rows of a matrix: each panel fills a `new` accumulator, which takes `bytes`,
+    /// and `merge` takes them in order.
     pub fn fold<A: Send>(
         &self,
+        matrix: usize,
+        bytes: usize,
         new: impl Fn() -> A + Sync,
         observe: impl Fn(&mut A, usize, &[f32]) -> anyhow::Result<()> + Sync,
         mut merge: impl FnMut(A) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let geometry = self.panels();
         let row_bytes = usize::try_from(self.tensor.row_bytes())?;
-        let in_flight = 2 * geometry.rows * row_bytes + size_of::<A>();
-        let per_chunk = self.budget.panels(&self.plan.name, in_flight, self.buffer_bytes())?;
-        for_each_chunk(self.gguf, self.tensor, geometry, per_chunk, |chunk| {
+        let in_flight = 2 * geometry.rows * row_bytes + bytes;
+        let buffer_bytes = buffer_bytes(self.plan, self.transform.scratch_len());
+        let per_chunk = self.budget.panels(&self.plan.name, in_flight, buffer_bytes)?;
+        let panels = geometry.of_matrix(matrix);
+        for_each_chunk(self.gguf, self.tensor, geometry, panels, per_chunk, |chunk| {
             let accumulators = chunk
                 .panels
                 .clone()

@@ -6,12 +6,35 @@ use tessera_calibration::rk_llama;
 use tessera_formats::pack::manifest::Granularity;
 use tessera_runtime::quantize;
 
-use super::rows::RowSource;
+use super::plan::LinearPlan;
+use super::rows::{self, RowSource};
 use super::transform::RowTransform;
 use crate::options::Preset;
 
 /// NPU cores among which rk-llama.cpp divides N by default.
 const RK_LLAMA_CORES: usize = 3;
+
+/// Bytes of the statistics that one scale for a matrix is chosen from.
+const STATISTICS_BYTES: usize = 2048 * size_of::<u64>();
+
+/// Bytes that rk-llama.cpp's entropy search counts in for one block.
+const BLOCK_BYTES: usize = ((1 << 16) + rk_llama::BINS) * size_of::<u64>();
+
+/// Bytes that a panel in flight takes where statistics are gathered, and that one worker's buffers do.
+pub fn memory(plan: &LinearPlan, row_bytes: usize, scratch_len: usize) -> (usize, usize) {
+    let statistics = match (plan.options.preset, plan.options.granularity) {
+        (Some(Preset::RkLlamaV2), _) => blocks(plan, plan.k_padded).len() * BLOCK_BYTES,
+        (None, Granularity::Tensor) => STATISTICS_BYTES,
+        _ => return (0, 0),
+    };
+    let panel = 2 * plan.engine().tile_n() * row_bytes + statistics;
+    (panel, rows::buffer_bytes(plan, scratch_len))
+}
+
+/// rk-llama.cpp's blocks of a matrix whose rows have `size` columns.
+fn blocks(plan: &LinearPlan, size: usize) -> rk_llama::Blocks {
+    rk_llama::Blocks::new(plan.n, size, RK_LLAMA_CORES, plan.engine().tile_n())
+}
 
 /// How the scale of a row's segment is found, and how the row is rounded to it.
 pub enum Scales {
@@ -50,71 +73,57 @@ impl Scales {
     }
 
     fn of_matrices(source: &RowSource<'_>, calibrator: Calibrator) -> anyhow::Result<Scales> {
-        let n = source.plan.n;
-        let mut statistics = vec![TensorStatistics::new(); source.plan.matrices()];
-        source.fold(
-            || (0, TensorStatistics::new()),
-            |(matrix, statistics), row, weights| {
-                *matrix = row / n;
-                statistics.add(weights);
-                Ok(())
-            },
-            |(matrix, panel)| {
-                statistics[matrix].merge(panel);
-                Ok(())
-            },
-        )?;
-        let scale = |statistics: &TensorStatistics| match source.plan.engine().qmax() {
-            Some(qmax) => statistics.scale(qmax, calibrator),
-            None => quantize::f16_scale(statistics.amax()),
-        };
-        Ok(Scales::Matrix { scales: statistics.iter().map(scale).collect(), n })
+        let mut scales = Vec::new();
+        for matrix in 0..source.plan.matrices() {
+            let mut statistics = TensorStatistics::new();
+            source.fold(
+                matrix,
+                STATISTICS_BYTES,
+                TensorStatistics::new,
+                |panel, _, weights| {
+                    panel.add(weights);
+                    Ok(())
+                },
+                |panel| {
+                    statistics.merge(panel);
+                    Ok(())
+                },
+            )?;
+            scales.push(match source.plan.engine().qmax() {
+                Some(qmax) => statistics.scale(qmax, calibrator),
+                None => quantize::f16_scale(statistics.amax()),
+            });
+        }
+        Ok(Scales::Matrix { scales, n: source.plan.n })
     }
 
     fn of_blocks(source: &RowSource<'_>) -> anyhow::Result<Scales> {
         let plan = source.plan;
         let n = plan.n;
         let size = source.transform.size();
-        let blocks = rk_llama::Blocks::new(n, size, RK_LLAMA_CORES, plan.engine().tile_n());
+        let blocks = blocks(plan, size);
         let Some(qmax) = plan.engine().qmax() else { return Ok(Scales::RkLlamaV3) };
-        let first = rk_llama::BlockScales::new(blocks.clone(), qmax);
-        let mut stages = vec![rk_llama::Scales::Again(first); plan.matrices()];
-        while stages.iter().any(|stage| matches!(stage, rk_llama::Scales::Again(_))) {
-            let mut passes: Vec<_> = stages
-                .iter()
-                .map(|stage| match stage {
-                    rk_llama::Scales::Again(pass) => Some(pass.fork()),
-                    rk_llama::Scales::Done(_) => None,
-                })
-                .collect();
-            let forks = passes.clone();
-            source.fold(
-                || (0, None),
-                |(matrix, pass), row, weights| {
-                    *matrix = row / n;
-                    match pass.get_or_insert_with(|| forks[row / n].clone()) {
-                        Some(pass) => Ok(pass.observe(row % n, &weights[..size])?),
-                        None => Ok(()),
-                    }
-                },
-                |(matrix, pass)| match (&mut passes[matrix], pass.flatten()) {
-                    (Some(total), Some(pass)) => Ok(total.merge(&pass)?),
-                    _ => Ok(()),
-                },
-            )?;
-            for (stage, pass) in stages.iter_mut().zip(passes) {
-                if let Some(pass) = pass {
-                    *stage = pass.next()?;
-                }
-            }
+        let bytes = blocks.len() * BLOCK_BYTES;
+        let mut scales = Vec::new();
+        for matrix in 0..plan.matrices() {
+            let first = rk_llama::BlockScales::new(blocks.clone(), qmax);
+            let mut stage = rk_llama::Scales::Again(first);
+            scales.push(loop {
+                let pass = match stage {
+                    rk_llama::Scales::Done(scales) => break scales,
+                    rk_llama::Scales::Again(pass) => pass,
+                };
+                let mut total = pass.fork();
+                source.fold(
+                    matrix,
+                    bytes,
+                    || pass.fork(),
+                    |panel, row, weights| Ok(panel.observe(row % n, &weights[..size])?),
+                    |panel| Ok(total.merge(&panel)?),
+                )?;
+                stage = total.next()?;
+            });
         }
-        let scales = stages
-            .into_iter()
-            .filter_map(|stage| match stage {
-                rk_llama::Scales::Done(scales) => Some(scales),
-                rk_llama::Scales::Again(_) => None,
-            })
-            .collect();
         Ok(Scales::RkLlamaV2 { blocks, scales, n })
     }
 
@@ -128,13 +137,13 @@ impl Scales {
         (scale, quantize::to_f16_row(weights, scale, out))
     }
 
-    /// Quantizes segment `segment` of a row to integers in ±`qmax`; its scale, and the sum of
-    /// squared errors.
+    /// Quantizes the segment of a row that begins in column `start` to integers in ±`qmax`; its
+    /// scale, and the sum of squared errors.
     pub fn quantize_integer(
         &self,
         weights: &[f32],
         qmax: i8,
-        (row, segment): (usize, usize),
+        (row, start): (usize, usize),
         scratch: &mut clip::Scratch,
         out: &mut [i8],
     ) -> (f32, f64) {
@@ -143,6 +152,8 @@ impl Scales {
             Scales::Matrix { scales, n } => scales[row / n],
             Scales::RkLlamaV3 => rk_llama::channel_scale(weights, qmax),
             Scales::RkLlamaV2 { blocks, scales, n } => {
+                // A chip's segments may be shorter than rk-llama.cpp's, never across two of them.
+                let segment = blocks.segments().partition_point(|block| block.end <= start);
                 let slice = blocks.slice_of(row % n).unwrap_or_default();
                 scales[row / n][blocks.index(segment, slice)]
             }
@@ -164,7 +175,8 @@ impl Scales {
             return scales.clone();
         }
         for scale in &mut rows {
-            *scale = transform.pack_scale(*scale);
+            // A preset's scale of weights near the least of f32 can vanish.
+            *scale = transform.pack_scale(*scale).max(f32::from_bits(1));
         }
         rows
     }

@@ -24,7 +24,8 @@ pub struct ShardPlan {
 }
 
 /// Divides the plan into shards of at most `limit` bytes, in the order in which tensors are
-/// converted. A tensor that is larger by itself has a shard of its own.
+/// converted. A tensor that is larger by itself has a shard of its own. Without a limit, only as
+/// many shards as headers, which are of limited length, need.
 pub fn divide(
     plan: &Plan,
     gguf: &Gguf,
@@ -117,10 +118,11 @@ impl<'a> Division<'a> {
 
     /// Makes room for a tensor: in the last shard, or in a new one.
     fn open(&mut self, bytes: u64, header: u64) {
-        let last = self.last();
-        let empty = last.linears.is_empty() && last.carried.is_empty();
         let total = self.bytes + self.header + bytes + header + FRAME;
-        if total > self.limit && !empty {
+        // An empty shard must take it, however large; one with the key-values alone is not empty.
+        let header_bytes = self.header + header + FRAME;
+        let full = total > self.limit || header_bytes > pack::LONGEST_HEADER;
+        if full && self.bytes > 0 {
             self.close();
             self.shards.push(ShardPlan::default());
             self.bytes = 0;

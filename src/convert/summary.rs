@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::PathBuf;
 
 use serde::Serialize;
 use tessera_formats::escape::escaped;
@@ -14,9 +13,9 @@ use crate::{size, table};
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     /// The GGUF file.
-    pub input: PathBuf,
+    pub input: String,
     /// Files written, in order; empty in a dry run.
-    pub output: Vec<PathBuf>,
+    pub output: Vec<String>,
     /// Whether nothing was written.
     pub dry_run: bool,
     /// Linears by scheme.
@@ -136,7 +135,7 @@ impl Summary {
         }
         text.push('\n');
         for path in &self.output {
-            let _ = writeln!(text, "{}", path.display());
+            let _ = writeln!(text, "{}", escaped(path));
         }
         text
     }

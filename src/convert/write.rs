@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,16 +11,16 @@ use tessera_formats::escape::{Escaped, escaped};
 use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Scheme;
 use tessera_formats::pack::manifest::{Input, Linear, Manifest};
-use tessera_formats::pack::{self, Dtype, FinishedShard, SealedShard, ShardWriter, names};
+use tessera_formats::pack::{self, Dtype, SealedShard, ShardWriter, names};
 
+use super::budget::Budget;
 use super::inputs::PreparedInput;
 use super::linear::{ConvertedLinear, LinearJob};
 use super::plan::Plan;
 use super::rows::RowSource;
 use super::scales::Scales;
 use super::shards::{self, ShardPlan};
-use super::stream::Budget;
-use super::{carry, entries};
+use super::{carry, entries, output};
 use crate::hash::hex;
 use crate::progress::Progress;
 
@@ -45,8 +46,10 @@ pub struct Conversion<'a> {
 pub struct Written {
     /// Files, in order.
     pub paths: Vec<PathBuf>,
-    /// Bytes of all files.
+    /// Bytes of all shards.
     pub bytes: u64,
+    /// Bytes of the largest.
+    pub largest: u64,
     /// Every linear.
     pub linears: Vec<WrittenLinear>,
 }
@@ -84,11 +87,16 @@ impl Conversion<'_> {
             let mut file = ShardWriter::create(path, shard.header_reserve)?;
             let mut manifest = common.clone();
             manifest.shard = shards::place(index, shards.len());
-            let converted = self.linears(shard, &mut file, &mut prepared)?;
-            for (&linear, converted) in shard.linears.iter().zip(&converted) {
-                let entry = self.describe(linear, converted, &mut file, &mut manifest)?;
+            // Tiles stand first, and their lengths are known; what follows them is not.
+            let mut regions = Vec::new();
+            for &linear in &shard.linears {
+                regions.push((linear, file.allocate(self.plan.linears[linear].tile_bytes())?));
+            }
+            for (linear, offset) in regions {
+                let converted = self.linear(linear, offset, &file, &mut prepared)?;
+                let entry = self.describe(linear, &converted, &mut file, &mut manifest)?;
                 manifest.linears.push(entry);
-                linears.push(self.written(linear, converted));
+                linears.push(self.written(linear, &converted));
             }
             for &input in &shard.inputs {
                 let vector = prepared.get(&input).and_then(|input| input.vector.as_deref());
@@ -99,7 +107,9 @@ impl Conversion<'_> {
             if index == 0 {
                 let bytes = self.gguf.metadata_bytes();
                 let shape = [u64::try_from(bytes.len())?];
-                append(&mut file, &mut manifest, names::GGUF_METADATA, Dtype::U8, &shape, bytes)?;
+                let name = names::GGUF_METADATA;
+                file.append(name, Dtype::U8, &shape, bytes)?;
+                manifest.digests.insert(name.to_owned(), hex(&Sha256::digest(bytes)));
             }
             if let Some(hashes) = hashes.take() {
                 for (source, sha256) in common.sources.iter_mut().zip(hashes()?) {
@@ -119,16 +129,44 @@ impl Conversion<'_> {
         linears: Vec<WrittenLinear>,
     ) -> anyhow::Result<Written> {
         self.gguf.check_unchanged()?;
-        let shards = sealed
-            .into_iter()
-            .map(|shard| shard.persist(self.force))
-            .collect::<Result<Vec<FinishedShard>, _>>()?;
-        let bytes = shards.iter().map(|shard| shard.bytes).sum();
-        let mut paths: Vec<_> = shards.iter().map(|shard| shard.path.clone()).collect();
+        let mut paths = Vec::new();
+        match self.place(sealed, &mut paths) {
+            Ok(sizes) => Ok(Written {
+                bytes: sizes.iter().sum(),
+                largest: sizes.into_iter().max().unwrap_or(0),
+                paths,
+                linears,
+            }),
+            Err(error) => {
+                // Some files of a pack are none.
+                for path in paths {
+                    let _ = fs::remove_file(path);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Places shards, and the index if there are several, adding each file to `paths`; bytes of
+    /// each shard.
+    fn place(
+        &self,
+        sealed: Vec<SealedShard>,
+        paths: &mut Vec<PathBuf>,
+    ) -> anyhow::Result<Vec<u64>> {
+        let mut shards = Vec::new();
+        for shard in sealed {
+            let shard = shard.persist(self.force)?;
+            paths.push(shard.path.clone());
+            shards.push(shard);
+        }
         if shards.len() > 1 {
             paths.push(pack::write_index(self.output, &shards, self.force)?);
         }
-        Ok(Written { paths, bytes, linears })
+        if self.force {
+            output::remove_replaced(self.output, paths)?;
+        }
+        Ok(shards.iter().map(|shard| shard.bytes).collect())
     }
 
     /// Writes the tensors of an input, and gives its entry.
@@ -154,42 +192,29 @@ impl Conversion<'_> {
         Ok(entry)
     }
 
-    /// Converts the shard's linears into its first regions.
-    fn linears(
+    /// Converts a linear into the region of the shard that starts at `offset`.
+    fn linear(
         &self,
-        shard: &ShardPlan,
-        file: &mut ShardWriter,
+        index: usize,
+        offset: u64,
+        file: &ShardWriter,
         prepared: &mut HashMap<usize, PreparedInput>,
-    ) -> anyhow::Result<Vec<ConvertedLinear>> {
-        let mut converted = Vec::with_capacity(shard.linears.len());
-        for &index in &shard.linears {
-            let plan = &self.plan.linears[index];
-            self.progress.name(&escaped(&plan.name));
-            let input = match prepared.entry(plan.input) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(PreparedInput::new(
-                    self.gguf,
-                    self.plan,
-                    plan.input,
-                    self.seed,
-                    self.budget,
-                    self.progress,
-                )?),
-            };
-            let source = RowSource {
-                gguf: self.gguf,
-                tensor: &self.gguf.tensors()[plan.source],
-                plan,
-                transform: &input.transform,
-                budget: self.budget,
-            };
-            let scales =
-                Scales::find(&source).with_context(|| format!("`{}`", Escaped(&plan.name)))?;
-            let offset = file.allocate(plan.tile_bytes())?;
-            let job = LinearJob { source, scales: &scales, progress: self.progress };
-            converted.push(job.run(file, offset)?);
-        }
-        Ok(converted)
+    ) -> anyhow::Result<ConvertedLinear> {
+        let plan = &self.plan.linears[index];
+        self.progress.name(&escaped(&plan.name));
+        let input = match prepared.entry(plan.input) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(PreparedInput::new(self, plan.input)?),
+        };
+        let source = RowSource {
+            gguf: self.gguf,
+            tensor: &self.gguf.tensors()[plan.source],
+            plan,
+            transform: &input.transform,
+            budget: self.budget,
+        };
+        let scales = Scales::find(&source).with_context(|| format!("`{}`", Escaped(&plan.name)))?;
+        LinearJob { source, scales: &scales, progress: self.progress }.run(file, offset)
     }
 
     /// Gives the tensors of a converted linear their names, and writes its scales.
@@ -243,7 +268,8 @@ impl Conversion<'_> {
     }
 }
 
-/// Appends a tensor of f32, and records its digest.
+/// Appends a tensor of f32, and records its digest. The values can be many: they become bytes
+/// piece by piece.
 fn append_f32(
     file: &mut ShardWriter,
     manifest: &mut Manifest,
@@ -251,20 +277,16 @@ fn append_f32(
     shape: &[u64],
     values: &[f32],
 ) -> anyhow::Result<()> {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    append(file, manifest, name, Dtype::F32, shape, &bytes)
-}
-
-/// Appends a tensor, and records its digest.
-fn append(
-    file: &mut ShardWriter,
-    manifest: &mut Manifest,
-    name: &str,
-    dtype: Dtype,
-    shape: &[u64],
-    bytes: &[u8],
-) -> anyhow::Result<()> {
-    file.append(name, dtype, shape, bytes)?;
-    manifest.digests.insert(name.to_owned(), hex(&Sha256::digest(bytes)));
+    const PIECE: usize = 1 << 16;
+    let mut offset = file.allocate(u64::try_from(size_of_val(values))?)?;
+    file.describe(name, Dtype::F32, shape, offset)?;
+    let mut hasher = Sha256::new();
+    for piece in values.chunks(PIECE) {
+        let bytes: Vec<u8> = piece.iter().flat_map(|value| value.to_le_bytes()).collect();
+        hasher.update(&bytes);
+        file.write_at(offset, &bytes)?;
+        offset += u64::try_from(bytes.len())?;
+    }
+    manifest.digests.insert(name.to_owned(), hex(&hasher.finalize()));
     Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use tessera_formats::escape::escaped;
-use tessera_formats::gguf::{Gguf, Shard, Value};
+use tessera_formats::gguf::{Gguf, Shard, TensorInfo, Value};
 use tessera_formats::npu::{Engine, Scheme, Target};
 
 use super::memory::{self, Fit};
@@ -28,7 +28,7 @@ pub struct GgufReport {
     /// `gguf`.
     pub kind: &'static str,
     /// Its files.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<String>,
     /// Bytes of all files.
     pub bytes: u64,
     /// GGUF version.
@@ -117,11 +117,15 @@ impl GgufReport {
             [SchemeChoice::W16A16, SchemeChoice::W8A8, SchemeChoice::W4A8, SchemeChoice::W4A4];
         Ok(GgufReport {
             kind: "gguf",
-            files: gguf.shards().iter().map(|shard| shard.path().to_owned()).collect(),
+            files: gguf.shards().iter().map(|shard| shard.path().display().to_string()).collect(),
             bytes: gguf.shards().iter().map(Shard::len).sum(),
             version: gguf.version(),
             architecture: gguf.architecture().unwrap_or_default().to_owned(),
-            parameters: gguf.tensors().iter().map(|tensor| tensor.elements()).sum(),
+            parameters: gguf
+                .tensors()
+                .iter()
+                .map(TensorInfo::elements)
+                .fold(0, u64::saturating_add),
             metadata: gguf
                 .metadata()
                 .iter()
@@ -152,7 +156,7 @@ impl GgufReport {
     pub fn text(&self, tensors: bool) -> String {
         let mut text = String::new();
         for file in &self.files {
-            let _ = writeln!(text, "{}", escaped(&file.to_string_lossy()));
+            let _ = writeln!(text, "{}", escaped(file));
         }
         let _ = writeln!(
             text,

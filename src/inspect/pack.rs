@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub struct PackReport {
     /// `pack`.
     pub kind: &'static str,
     /// Its files.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<String>,
     /// Bytes of all files.
     pub bytes: u64,
     /// Format version.
@@ -79,7 +79,7 @@ impl PackReport {
         let manifest = pack.manifest(0).context("the pack has no shard")?;
         Ok(PackReport {
             kind: "pack",
-            files: pack.shards().iter().map(|shard| shard.path().to_owned()).collect(),
+            files: pack.shards().iter().map(|shard| shard.path().display().to_string()).collect(),
             bytes: pack.shards().iter().map(ShardFile::bytes).sum(),
             version: manifest.version,
             tool: format!("{} {}", manifest.tool.name, manifest.tool.version),
@@ -101,7 +101,7 @@ impl PackReport {
     pub fn text(&self, tensors: bool) -> String {
         let mut text = String::new();
         for file in &self.files {
-            let _ = writeln!(text, "{}", escaped(&file.to_string_lossy()));
+            let _ = writeln!(text, "{}", escaped(file));
         }
         let _ = writeln!(
             text,

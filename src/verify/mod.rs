@@ -4,16 +4,17 @@ mod linear;
 mod report;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::pack::PackReader;
-use tessera_formats::pack::manifest::{Input, Linear};
+use tessera_formats::pack::manifest::{Carried, Input, Linear};
 use tessera_runtime::rotation::Rotation;
 
 pub use self::report::Report;
-use crate::hash::hash_file;
+use crate::hash::{hash_file, hash_tensor, hex};
 
 /// What is to be checked.
 pub struct Request<'a> {
@@ -36,10 +37,14 @@ pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
     {
         check_sources(&pack, source, &mut report)?;
     }
+    check_domains(&pack, &mut report)?;
     for linear in pack.linears() {
         let input = pack.input(&linear.input).context("input of a linear")?;
         let basis = Basis::read(&pack, input)
             .with_context(|| format!("input `{}`", Escaped(&input.name)))?;
+        if basis.vector.iter().flatten().any(|v| !v.is_finite() || *v == 0.0) {
+            report.problem(&input.name, "its vector has an element that is zero or not a number");
+        }
         linear::check(&pack, linear, &basis, source.as_ref(), &mut report)
             .with_context(|| format!("`{}`", Escaped(&linear.name)))?;
     }
@@ -59,6 +64,21 @@ pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
         }
     }
     Ok(report.finish())
+}
+
+/// Holds the IOMMU domains against the target's capacity, which not every reader needs to.
+fn check_domains(pack: &PackReader, report: &mut Report) -> anyhow::Result<()> {
+    let manifest = pack.manifest(0).context("the pack has no shard")?;
+    let capacity = manifest.target.domain_capacity;
+    for (domain, &bytes) in manifest.memory.domain_bytes.iter().enumerate() {
+        if bytes > capacity {
+            report.problem(
+                "memory",
+                &format!("domain {domain} has {bytes} bytes of tiles and room for {capacity}"),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The basis in which a linear's integers stand.
@@ -89,7 +109,7 @@ fn check_sources(pack: &PackReader, source: &Gguf, report: &mut Report) -> anyho
     let found = source
         .shards()
         .iter()
-        .map(|shard| hash_file(shard.path()))
+        .map(|shard| hash_file(shard.path(), &AtomicBool::new(false)))
         .collect::<anyhow::Result<Vec<_>>>()?;
     if recorded != found {
         report.problem(
@@ -104,7 +124,7 @@ fn check_sources(pack: &PackReader, source: &Gguf, report: &mut Report) -> anyho
 /// Compares a carried tensor with the source's.
 fn check_carried(
     source: &Gguf,
-    carried: &tessera_formats::pack::manifest::Carried,
+    carried: &Carried,
     any_source: bool,
     report: &mut Report,
 ) -> anyhow::Result<()> {
@@ -122,30 +142,10 @@ fn check_carried(
         if !any_source {
             report.problem(&carried.name, "its type is not the source's");
         }
-    } else if !any_source && hash_tensor(source, tensor)? != carried.sha256 {
+    } else if !any_source && hex(&hash_tensor(source, tensor, |_, _| Ok(()))?) != carried.sha256 {
         report.problem(&carried.name, "its bytes are not the source's");
     }
     Ok(())
-}
-
-/// SHA-256 of a tensor's bytes in the source.
-fn hash_tensor(
-    source: &Gguf,
-    tensor: &tessera_formats::gguf::TensorInfo,
-) -> anyhow::Result<String> {
-    use sha2::{Digest, Sha256};
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; usize::try_from(tensor.bytes.min(1 << 20))?];
-    let mut done = 0;
-    while done < tensor.bytes {
-        let left = usize::try_from(tensor.bytes - done)?;
-        let length = left.min(buffer.len());
-        let block = &mut buffer[..length];
-        source.read_at(tensor, done, block)?;
-        hasher.update(&*block);
-        done += u64::try_from(length)?;
-    }
-    Ok(crate::hash::hex(&hasher.finalize()))
 }
 
 /// Rows and columns of a linear as machine sizes.

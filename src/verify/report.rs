@@ -1,7 +1,7 @@
 //! What a check found, for people and for programs.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use tessera_formats::escape::escaped;
@@ -16,9 +16,9 @@ const LISTED: usize = 50;
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The pack.
-    pub pack: PathBuf,
+    pub pack: String,
     /// The file it was compared with.
-    pub source: Option<PathBuf>,
+    pub source: Option<String>,
     /// Whether everything is in order.
     pub ok: bool,
     /// Every linear.
@@ -57,8 +57,8 @@ impl Report {
     /// A report without findings.
     pub fn new(pack: &Path, source: Option<&Path>) -> Self {
         Report {
-            pack: pack.to_owned(),
-            source: source.map(Path::to_owned),
+            pack: pack.display().to_string(),
+            source: source.map(|source| source.display().to_string()),
             ok: true,
             tensors: Vec::new(),
             mean_relative_rms: None,

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
+pub mod model;
+
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -76,4 +78,12 @@ pub fn errors(report: &Value) -> Vec<(String, f64)> {
             (name, tensor["relative_rms"].as_f64().unwrap())
         })
         .collect()
+}
+
+/// Runs `tessera`, which must not panic; its exit code, and what it said on stderr.
+pub fn run<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> (i32, String) {
+    let output = tessera().args(arguments).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    (output.status.code().unwrap(), stderr)
 }

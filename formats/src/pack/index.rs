@@ -87,7 +87,7 @@ pub fn write_index(
     file.write_all(&json)
         .and_then(|()| file.as_file().sync_all())
         .map_err(PackError::io("write", &path))?;
-    place(file, &path, force)?;
+    place(file.into_temp_path(), &path, force)?;
     Ok(path)
 }
 

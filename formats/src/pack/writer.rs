@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use safetensors::Dtype;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::agree;
 use super::check;
@@ -192,7 +192,9 @@ impl ShardWriter {
             .and_then(|()| file.set_len(bytes))
             .and_then(|()| file.sync_all())
             .map_err(PackError::io("write", &self.path))?;
-        Ok(SealedShard { path: self.path, file: self.file, bytes, tensors: self.tensors })
+        // Closed: a pack may have more files than a process may have open.
+        let file = self.file.into_temp_path();
+        Ok(SealedShard { path: self.path, file, bytes, tensors: self.tensors })
     }
 
     /// [`Self::seal`], then [`SealedShard::persist`] without replacing anything.
@@ -245,7 +247,7 @@ impl ShardWriter {
 #[derive(Debug)]
 pub struct SealedShard {
     path: PathBuf,
-    file: NamedTempFile,
+    file: TempPath,
     bytes: u64,
     tensors: Vec<TensorEntry>,
 }
@@ -284,7 +286,7 @@ pub(super) fn temporary_beside(path: &Path) -> Result<NamedTempFile, PackError> 
 }
 
 /// Renames a temporary file to `path` and makes the rename durable.
-pub(super) fn place(file: NamedTempFile, path: &Path, force: bool) -> Result<(), PackError> {
+pub(super) fn place(file: TempPath, path: &Path, force: bool) -> Result<(), PackError> {
     let placed = if force { file.persist(path) } else { file.persist_noclobber(path) };
     placed.map_err(|failure| {
         if failure.error.kind() == io::ErrorKind::AlreadyExists {

@@ -1,0 +1,109 @@
+//! GGUF models made for a test.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tessera_formats::ggml::GgmlType;
+use tessera_formats::gguf::{GgufWriter, Value};
+
+/// A model under construction: keys, and F32 tensors with their values.
+#[derive(Default)]
+pub struct Model {
+    keys: Vec<(String, Value)>,
+    tensors: Vec<(String, GgmlType, Vec<u64>, Vec<u8>)>,
+}
+
+impl Model {
+    /// An empty model of architecture `llama`.
+    pub fn new() -> Self {
+        Model::default().key("general.architecture", "llama")
+    }
+
+    /// With a key.
+    pub fn key(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.keys.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// With an F32 tensor, `dims` as in the file: K first.
+    pub fn tensor(self, name: &str, dims: &[u64], values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.bytes(name, GgmlType::F32, dims, bytes)
+    }
+
+    /// With an F32 tensor of bell-shaped values of standard deviation `spread`.
+    pub fn bell(self, name: &str, dims: &[u64], spread: f32) -> Self {
+        let seed = name.bytes().fold(7u32, |seed, byte| seed.wrapping_mul(31) + u32::from(byte));
+        let values = bell(usize::try_from(dims.iter().product::<u64>()).unwrap(), seed, spread);
+        self.tensor(name, dims, &values)
+    }
+
+    /// With a tensor of any type.
+    pub fn bytes(mut self, name: &str, ty: GgmlType, dims: &[u64], bytes: Vec<u8>) -> Self {
+        self.tensors.push((name.to_owned(), ty, dims.to_vec(), bytes));
+        self
+    }
+
+    /// Writes `FOLDER/NAME`.
+    pub fn write(&self, folder: &Path, name: &str) -> PathBuf {
+        let path = folder.join(name);
+        self.write_part(&path, 0..self.tensors.len(), &[]);
+        path
+    }
+
+    /// Writes the model as `count` files and returns the first.
+    pub fn write_split(&self, folder: &Path, stem: &str, count: u16) -> PathBuf {
+        let path = |number| folder.join(format!("{stem}-{:05}-of-{count:05}.gguf", number + 1));
+        let all = self.tensors.len();
+        for number in 0..count {
+            let part = |number| all * usize::from(number) / usize::from(count);
+            let keys = [
+                ("split.no", Value::U16(number)),
+                ("split.count", Value::U16(count)),
+                ("split.tensors.count", Value::I32(i32::try_from(all).unwrap())),
+            ];
+            self.write_part(&path(number), part(number)..part(number + 1), &keys);
+        }
+        path(0)
+    }
+
+    fn write_part(&self, path: &Path, tensors: std::ops::Range<usize>, more: &[(&str, Value)]) {
+        let mut writer = GgufWriter::new();
+        for (key, value) in &self.keys {
+            writer.metadata(key, value.clone()).unwrap();
+        }
+        for (key, value) in more {
+            writer.metadata(*key, value.clone()).unwrap();
+        }
+        let tensors = &self.tensors[tensors];
+        for (name, ty, dims, _) in tensors {
+            writer.tensor(name, *ty, dims).unwrap();
+        }
+        let mut file = BufWriter::new(File::create(path).unwrap());
+        writer.write_header(&mut file).unwrap();
+        for (_, _, _, bytes) in tensors {
+            file.write_all(bytes).unwrap();
+            writer.write_padding(u64::try_from(bytes.len()).unwrap(), &mut file).unwrap();
+        }
+        file.flush().unwrap();
+    }
+}
+
+/// `count` values of a bell-shaped distribution, the same for the same seed.
+pub fn bell(count: usize, seed: u32, spread: f32) -> Vec<f32> {
+    let mut state = u64::from(seed) | 1 << 40;
+    (0..count)
+        .map(|_| {
+            // The sum of four 16-bit pieces of a xorshift number.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let pieces: u16 = 4;
+            let sum: u64 = (0..pieces).map(|piece| state >> (16 * piece) & 0xffff).sum();
+            #[expect(clippy::cast_precision_loss, reason = "18 bits")]
+            let centred = sum as f32 / 65536.0 - 2.0;
+            centred * spread * 1.732
+        })
+        .collect()
+}
