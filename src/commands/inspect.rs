@@ -7,7 +7,7 @@ use crate::inspect;
 /// Reads the file's headers and prints what they say.
 pub fn run(arguments: &InspectArguments) -> anyhow::Result<Verdict> {
     let target = super::target(&arguments.target)?;
-    if inspect::is_gguf(&arguments.file)? {
+    if inspect::is_for_gguf(&arguments.file)? {
         let report = inspect::GgufReport::read(&arguments.file, &target)?;
         match arguments.json {
             true => super::print_json(&report)?,

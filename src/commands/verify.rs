@@ -1,13 +1,19 @@
 //! `tessera verify`: is a pack what it says, and how near is it to its source?
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::cli::VerifyArguments;
 use crate::exit::Verdict;
+use crate::inspect::is_gguf;
 use crate::verify::{Request, verify};
 
 /// Checks and prints what was found.
 pub fn run(arguments: &VerifyArguments) -> anyhow::Result<Verdict> {
+    ensure!(
+        !is_gguf(&arguments.pack)?,
+        "`{}` is a GGUF file, not a pack (`NAME.safetensors`)",
+        arguments.pack.display(),
+    );
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(super::threads(arguments.threads)?)
         .build()

@@ -237,8 +237,9 @@ impl LinearJob<'_> {
         };
         let integers = &mut scratch.integers[..weights.len()];
         let place = (row, columns.start);
-        let (scale, mut error) =
-            self.scales.quantize_integer(weights, qmax, place, &mut scratch.clip, integers);
+        let unpadded = weights.len().min(self.source.transform.size() - columns.start);
+        let scale = self.scales.integer_scale(&weights[..unpadded], qmax, place, &mut scratch.clip);
+        let mut error = self.scales.quantize_integer(weights, scale, qmax, integers);
         if !scratch.rows.ordinary {
             error = squared_error(weights, scale, integers.iter().map(|&q| f64::from(q)));
         }

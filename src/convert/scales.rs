@@ -73,6 +73,7 @@ impl Scales {
     }
 
     fn of_matrices(source: &RowSource<'_>, calibrator: Calibrator) -> anyhow::Result<Scales> {
+        let size = source.transform.size();
         let mut scales = Vec::new();
         for matrix in 0..source.plan.matrices() {
             let mut statistics = TensorStatistics::new();
@@ -81,7 +82,7 @@ impl Scales {
                 STATISTICS_BYTES,
                 TensorStatistics::new,
                 |panel, _, weights| {
-                    panel.add(weights);
+                    panel.add(&weights[..size]);
                     Ok(())
                 },
                 |panel| {
@@ -137,17 +138,16 @@ impl Scales {
         (scale, quantize::to_f16_row(weights, scale, out))
     }
 
-    /// Quantizes the segment of a row that begins in column `start` to integers in ±`qmax`; its
-    /// scale, and the sum of squared errors.
-    pub fn quantize_integer(
+    /// Scale for integers in ±`qmax` of the segment of a row that begins in column `start`:
+    /// `weights` is the segment without padding, which would shift a percentile.
+    pub fn integer_scale(
         &self,
         weights: &[f32],
         qmax: i8,
         (row, start): (usize, usize),
         scratch: &mut clip::Scratch,
-        out: &mut [i8],
-    ) -> (f32, f64) {
-        let scale = match self {
+    ) -> f32 {
+        match self {
             Scales::Channel(calibrator) => clip::channel_scale(weights, qmax, *calibrator, scratch),
             Scales::Matrix { scales, n } => scales[row / n],
             Scales::RkLlamaV3 => rk_llama::channel_scale(weights, qmax),
@@ -157,16 +157,19 @@ impl Scales {
                 let slice = blocks.slice_of(row % n).unwrap_or_default();
                 scales[row / n][blocks.index(segment, slice)]
             }
-        };
-        let error = match self {
+        }
+    }
+
+    /// Rounds weights to integers in ±`qmax`; the sum of squared errors.
+    pub fn quantize_integer(&self, weights: &[f32], scale: f32, qmax: i8, out: &mut [i8]) -> f64 {
+        match self {
             Scales::Channel(_) | Scales::Matrix { .. } => {
                 quantize::quantize_row(weights, scale, qmax, out)
             }
             Scales::RkLlamaV3 | Scales::RkLlamaV2 { .. } => {
                 rk_llama::quantize_row(weights, scale, qmax, out)
             }
-        };
-        (scale, error)
+        }
     }
 
     /// The scales as the pack stores them, from those of every row, `[matrix][segment][n]`.
