@@ -171,7 +171,8 @@ def main():
     target = target_directory()
     directory = (arguments.directory or target / "compare").resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    source = directory / f"{arguments.model}-{arguments.layers}-{arguments.vocabulary}.gguf"
+    sizes = [arguments.model, arguments.layers, arguments.vocabulary]
+    source = directory / ("-".join(str(size) for size in sizes if size is not None) + ".gguf")
     builds = ["--bin=tessera"] if arguments.tessera is None else []
     builds += ["--example=synthetic-gguf"] if not source.exists() else []
     if builds:
