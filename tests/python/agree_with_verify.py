@@ -22,7 +22,7 @@ tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
 checked = 0
 for entry in json.load(open(report))["tensors"]:
     # A tied head is made from the embedding.
-    tensor = tensors.get(entry["name"], tensors["token_embd.weight"])
+    tensor = tensors[entry["name"] if entry["name"] in tensors else "token_embd.weight"]
     weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
     values = rebuilt[entry["name"]].astype(np.float64)
     assert values.shape == weights.shape, (entry["name"], values.shape, weights.shape)
