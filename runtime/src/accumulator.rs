@@ -9,6 +9,10 @@
 
 use std::ops::Range;
 
+use tessera_formats::npu::tiles::TILE_K;
+use tessera_formats::npu::{Engine, Scheme};
+use tessera_formats::pack::manifest::Accumulator;
+
 /// Sums over the integers of a row, or of a segment of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowSums {
@@ -76,6 +80,28 @@ impl AccumulatorBound {
         }
     }
 
+    /// The bound that holds for the rows of whichever is there.
+    pub fn union_of(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) => Some(one.union(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Whether no activation can overflow the accumulators of an integer engine.
+    pub fn fits(&self, engine: Engine) -> bool {
+        match engine {
+            Engine::I4 => self.fits_i16(),
+            Engine::I8 | Engine::F16 => self.fits_i32(),
+        }
+    }
+
+    /// The bound as a manifest records it, with the verdict for the engine.
+    pub fn certificate(&self, engine: Engine) -> Accumulator {
+        let AccumulatorBound { min, max, norm } = *self;
+        Accumulator { min, max, certified: self.fits(engine), norm }
+    }
+
     /// Whether no activation can overflow a 16-bit accumulator.
     pub fn fits_i16(&self) -> bool {
         self.min >= i64::from(i16::MIN) && self.max <= i64::from(i16::MAX)
@@ -85,6 +111,16 @@ impl AccumulatorBound {
     pub fn fits_i32(&self) -> bool {
         self.min >= i64::from(i32::MIN) && self.max <= i64::from(i32::MAX)
     }
+}
+
+/// Longest K, in whole tiles, for which no weights in ±qmax and no activation in the scheme's range
+/// can leave the 16 bits of the 4-bit engine: 640 for w4a4, 576 for w4a8.
+pub fn certified_length(scheme: Scheme) -> usize {
+    let qmax = scheme.engine().qmax().map_or(1, i8::unsigned_abs);
+    let (low, high) = scheme.activation_range().unwrap_or((-1, 1));
+    let operand = low.unsigned_abs().max(high.unsigned_abs());
+    let longest = i16::MAX.unsigned_abs() / (u16::from(qmax) * u16::from(operand));
+    usize::from(longest) / TILE_K * TILE_K
 }
 
 /// Cuts `0..k_padded` into `count` segments, each a multiple of `align`, as equal as that allows,
@@ -214,5 +250,18 @@ mod tests {
         assert_eq!(even_segments(20, 3, 32), vec![Range { start: 0, end: 20 }]);
         assert_eq!(even_segments(64, 0, 32), vec![Range { start: 0, end: 64 }]);
         assert!(even_segments(0, 2, 32).is_empty());
+    }
+
+    #[test]
+    fn certified_lengths_are_those_of_the_worst_case() {
+        for (scheme, length) in [(Scheme::W4A4, 640), (Scheme::W4A8, 576)] {
+            assert_eq!(certified_length(scheme), length);
+            let (low, high) = scheme.activation_range().unwrap();
+            for sign in [-7, 7] {
+                let bound = |k| RowSums::new(&vec![sign; k]).bound(low.into(), high.into());
+                assert!(bound(length).fits(Engine::I4));
+                assert!(!bound(length + TILE_K).fits(Engine::I4));
+            }
+        }
     }
 }

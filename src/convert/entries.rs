@@ -6,7 +6,6 @@ use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::TileLayout;
 use tessera_formats::pack::manifest::{Accumulator, Carried, Granularity, Input, Linear, Segment};
 use tessera_formats::pack::{Dtype, names};
-use tessera_runtime::accumulator::AccumulatorBound;
 
 use super::linear::ConvertedLinear;
 use super::plan::{InputPlan, LinearPlan};
@@ -46,7 +45,7 @@ pub fn linear(
             start: number(segment.columns.start),
             length: number(segment.columns.len()),
             sha256: hex(&segment.sha256),
-            accumulator: segment.bound.map(|bound| certificate(bound, plan.engine())),
+            accumulator: segment.bound.map(|bound| bound.certificate(plan.engine())),
         })
         .collect();
     Linear {
@@ -118,26 +117,6 @@ pub fn carried(tensor: &TensorInfo, sha256: Option<&[u8; 32]>) -> Carried {
         ggml_type: tensor.ggml_type.name().to_owned(),
         shape: tensor.dims.iter().rev().copied().collect(),
         sha256: sha256.map_or_else(|| NO_DIGEST.to_owned(), |digest| hex(digest)),
-    }
-}
-
-/// A bound as the manifest records it, with the verdict for the engine's output type.
-pub fn certificate(bound: AccumulatorBound, engine: Engine) -> Accumulator {
-    let certified = match engine {
-        Engine::I4 => bound.fits_i16(),
-        Engine::I8 | Engine::F16 => bound.fits_i32(),
-    };
-    Accumulator { min: bound.min, max: bound.max, certified, norm: bound.norm }
-}
-
-/// What either bound admits.
-pub fn widest(
-    one: Option<AccumulatorBound>,
-    other: Option<AccumulatorBound>,
-) -> Option<AccumulatorBound> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.union(other)),
-        (one, other) => one.or(other),
     }
 }
 

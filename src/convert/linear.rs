@@ -16,11 +16,9 @@ use tessera_formats::pack::ShardWriter;
 use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
 use tessera_runtime::quantize;
 
-use super::entries;
 use super::plan::LinearPlan;
 use super::rows::{self, RowBuffer, RowSource};
 use super::scales::Scales;
-use super::segments;
 use super::stream::for_each_chunk;
 use crate::options::Certificate;
 use crate::progress::Progress;
@@ -101,7 +99,8 @@ impl LinearJob<'_> {
     fn lay_out(&self, count: usize, offset: u64) -> anyhow::Result<Vec<SegmentPlan>> {
         let matrices = u64::try_from(self.plan().matrices())?;
         let mut offset = offset;
-        segments::columns(self.plan(), count)
+        self.plan()
+            .columns(count)
             .into_iter()
             .map(|columns| {
                 let layout =
@@ -251,7 +250,7 @@ impl LinearJob<'_> {
         }
         let range = self.plan().options.scheme.activation_range();
         let bound = range.map(|(low, high)| RowSums::new(integers).bound(low.into(), high.into()));
-        let fits = bound.is_none_or(|bound| entries::certificate(bound, engine).certified);
+        let fits = bound.is_none_or(|bound| bound.fits(engine));
         let must_fit = self.plan().options.certificate == Certificate::Static;
         Part { scale, clip: clip.min(1.0), error, bound, certified: fits || !must_fit }
     }
@@ -351,7 +350,7 @@ impl PanelResult {
         self.scales[segment * self.rows + lane] = part.scale;
         self.clip += part.clip;
         self.error += part.error;
-        self.bounds[segment] = entries::widest(self.bounds[segment], part.bound);
+        self.bounds[segment] = AccumulatorBound::union_of(self.bounds[segment], part.bound);
         self.certified &= part.certified;
     }
 }
@@ -390,7 +389,7 @@ impl Totals {
         self.error += panel.error;
         self.energy += panel.energy;
         for (bound, other) in self.bounds.iter_mut().zip(panel.bounds) {
-            *bound = entries::widest(*bound, other);
+            *bound = AccumulatorBound::union_of(*bound, other);
         }
     }
 

@@ -11,7 +11,6 @@ pub mod plan;
 pub mod roles;
 mod rows;
 mod scales;
-mod segments;
 mod shards;
 mod stream;
 pub mod summary;

@@ -1,18 +1,21 @@
 //! What will be done with every tensor of a model, before any weight is read.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use tessera_formats::escape::{Escaped, escaped};
 use tessera_formats::gguf::{Gguf, TensorInfo};
+use tessera_formats::npu::tiles::TILE_K;
 use tessera_formats::npu::{Engine, Target};
 use tessera_formats::pack::manifest::MemoryPlan;
+use tessera_runtime::accumulator::{certified_length, even_segments};
 use tessera_runtime::rotation::Rotation;
 
 use super::domains;
 use super::roles::{self, Role};
-use crate::options::{Equalization, LinearOptions, Preset, RotationChoice};
+use crate::options::{Certificate, Equalization, LinearOptions, Preset, RotationChoice};
 use crate::recipe::Recipe;
 
 /// Most bytes of the rotations' dense factors. A model has a few lengths of rows, and factors of some
@@ -106,6 +109,19 @@ impl LinearPlan {
         self.experts.unwrap_or(1)
     }
 
+    /// The columns of `count` segments. Ours are as even as tiles allow; a preset's are as long as
+    /// its system makes them, and the last takes the rest.
+    pub fn columns(&self, count: usize) -> Vec<Range<usize>> {
+        if self.options.preset.is_none() {
+            return even_segments(self.k_padded, count, TILE_K);
+        }
+        let longest = self.k_padded.div_ceil(count).next_power_of_two();
+        (0..self.k_padded)
+            .step_by(longest)
+            .map(|start| start..self.k_padded.min(start + longest))
+            .collect()
+    }
+
     /// Bytes of its tiles, over all experts. Checked when the plan was made.
     pub fn tile_bytes(&self) -> u64 {
         tile_bytes(self.engine(), self.matrices(), self.n_padded, self.k_padded).unwrap_or(u64::MAX)
@@ -139,7 +155,11 @@ impl Plan {
             }
         }
         let Planner { inputs, linears, .. } = planner;
-        let (domains, memory) = domains::place(&linears, target)?;
+        let placed: Vec<_> = linears
+            .iter()
+            .map(|linear: &LinearPlan| (linear.name.as_str(), linear.tile_bytes()))
+            .collect();
+        let (domains, memory) = domains::place(&placed, target)?;
         Ok(Plan { inputs, linears, carried, domains, memory })
     }
 
@@ -270,9 +290,7 @@ impl<'a> Planner<'a> {
         let engine = options.scheme.engine();
         let fewest = k_padded.div_ceil(self.target.longest_segment(engine));
         let certified = match (engine, options.preset, options.certificate) {
-            (Engine::I4, None, crate::options::Certificate::Static) => {
-                super::segments::certified_length(options.scheme)
-            }
+            (Engine::I4, None, Certificate::Static) => certified_length(options.scheme),
             _ => return (fewest, fewest),
         };
         (fewest, fewest.max(k_padded.div_ceil(certified)))

@@ -16,7 +16,6 @@ use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
 
 use super::report::{Report, TensorReport};
 use super::{Basis, dimensions};
-use crate::convert::entries::{certificate, widest};
 use crate::hash::hex;
 
 /// Bytes of tiles that are checked at a time.
@@ -59,7 +58,7 @@ pub fn check(
         }
     }
     for (segment, found) in linear.segments.iter().zip(&totals.bounds) {
-        let found = found.map(|bound| certificate(bound, check.engine));
+        let found = found.map(|bound| bound.certificate(check.engine));
         if !same_bound(segment.accumulator.as_ref(), found.as_ref()) {
             report.problem(&segment.tiles, "its accumulator certificate is not that of its tiles");
         }
@@ -273,7 +272,7 @@ impl<'a> Check<'a> {
                 totals.padding += result.padding;
                 totals.errors.add(&result.errors);
                 for (total, bound) in totals.bounds.iter_mut().zip(result.bounds) {
-                    *total = widest(*total, bound);
+                    *total = AccumulatorBound::union_of(*total, bound);
                 }
             }
         }
@@ -365,7 +364,7 @@ impl<'a> Check<'a> {
         let Some((low, high)) = self.linear.scheme.activation_range() else { return };
         for ((columns, _), bound) in self.segments.iter().zip(bounds) {
             let row = RowSums::new(&lane.integers[columns.clone()]).bound(low.into(), high.into());
-            *bound = widest(*bound, Some(row));
+            *bound = AccumulatorBound::union_of(*bound, Some(row));
         }
     }
 
