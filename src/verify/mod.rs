@@ -45,7 +45,7 @@ pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
         if basis.vector.iter().flatten().any(|v| !v.is_finite() || *v == 0.0) {
             report.problem(&input.name, "its vector has an element that is zero or not a number");
         }
-        linear::check(&pack, linear, &basis, source.as_ref(), &mut report)
+        linear::check(&pack, linear, &basis, source.as_ref(), request.any_source, &mut report)
             .with_context(|| format!("`{}`", Escaped(&linear.name)))?;
     }
     for shard in pack.shards() {
