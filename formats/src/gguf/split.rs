@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::shard_name;
+
 use super::error::{GgufError, SplitProblem};
 use super::metadata::Metadata;
 use super::value::Value;
@@ -114,13 +116,15 @@ pub(super) struct ShardPaths {
     count: u64,
 }
 
+/// Ends the name of every shard.
+const SUFFIX: &str = ".gguf";
+
 impl ShardPaths {
     /// Takes a path apart; `None` if it is not that of a shard.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
-        let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-        let (prefix, number) = rest.rsplit_once('-')?;
-        let (number, count) = (five_digits(number)?, five_digits(count)?);
+        let (prefix, number, count) = shard_name::parse(name, SUFFIX)?;
+        let (number, count) = (u64::from(number), u64::from(count));
         (1..=count).contains(&number).then(|| Self {
             given: path.to_owned(),
             prefix: prefix.to_owned(),
@@ -142,9 +146,8 @@ impl ShardPaths {
 
     /// The path of a shard, by its number from 0.
     pub(super) fn path(&self, number: u64) -> PathBuf {
-        let (prefix, count) = (&self.prefix, self.count);
         let number = number.saturating_add(1);
-        self.given.with_file_name(format!("{prefix}-{number:05}-of-{count:05}.gguf"))
+        self.given.with_file_name(shard_name::format(&self.prefix, number, self.count, SUFFIX))
     }
 
     /// Checks that all shards are there, before any of them is read.
@@ -161,13 +164,6 @@ impl ShardPaths {
             },
         })
     }
-}
-
-/// A number written with exactly five digits.
-fn five_digits(text: &str) -> Option<u64> {
-    (text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit()))
-        .then(|| text.parse().ok())
-        .flatten()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Names of the tensors in a pack, and of its files.
 
+use crate::shard_name;
+
 /// The GGUF key-value section, verbatim, U8 `[bytes]`; in the first shard.
 pub const GGUF_METADATA: &str = "gguf.metadata";
 
@@ -37,15 +39,12 @@ pub fn factor(kind: &str, order: u64) -> String {
 
 /// File name of shard `index` (1-based) of `count`.
 pub fn shard_file(stem: &str, index: u32, count: u32) -> String {
-    format!("{stem}-{index:05}-of-{count:05}{SHARD_SUFFIX}")
+    shard_name::format(stem, index.into(), count.into(), SHARD_SUFFIX)
 }
 
 /// Stem, index and count of a shard's file name; `None` for any other name.
 pub fn parse_shard_file(name: &str) -> Option<(&str, u32, u32)> {
-    let rest = name.strip_suffix(SHARD_SUFFIX)?;
-    let (rest, count) = rest.rsplit_once("-of-")?;
-    let (stem, index) = rest.rsplit_once('-')?;
-    Some((stem, five_digits(index)?, five_digits(count)?))
+    shard_name::parse(name, SHARD_SUFFIX)
 }
 
 /// Whether a name is that of a file in the same folder: one path component, nothing that a
@@ -58,12 +57,6 @@ pub fn is_plain_file_name(name: &str) -> bool {
         && !name.chars().any(|character| {
             matches!(character, '/' | '\\' | ':' | '\u{7f}') || u32::from(character) < 32
         })
-}
-
-fn five_digits(text: &str) -> Option<u32> {
-    (text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit()))
-        .then(|| text.parse().ok())
-        .flatten()
 }
 
 #[cfg(test)]
