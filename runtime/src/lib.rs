@@ -1,5 +1,7 @@
-//! What a device computes: rotation and quantization of rows.
+//! What a device computes, and how a model runs on it.
 
 pub mod accumulator;
+pub mod checkpoint;
+pub mod linear;
 pub mod quantize;
 pub mod rotation;
