@@ -2,6 +2,8 @@
 
 pub mod accumulator;
 pub mod checkpoint;
+pub mod decoder;
 pub mod linear;
+pub mod model;
 pub mod quantize;
 pub mod rotation;

@@ -1,8 +1,12 @@
 //! A trained model as the decoder sees it: keys, tensors, linears. GGUF files and packs are two.
 
+mod gguf;
+
 use tessera_formats::gguf::Metadata;
 
 use crate::linear::{Linear, LinearError};
+
+pub use gguf::GgufCheckpoint;
 
 /// A trained model: what the decoder reads.
 pub trait Checkpoint: Sync {

@@ -42,6 +42,20 @@ pub enum LinearError {
         /// The value.
         value: f32,
     },
+    /// Weights of a type that cannot be dequantized.
+    #[error("`{}` has type {ggml_type}, which cannot be dequantized", Escaped(name))]
+    Type {
+        /// The linear.
+        name: String,
+        /// Its type.
+        ggml_type: &'static str,
+    },
+    /// A tensor that is not there.
+    #[error("the model has no tensor `{}` with the rows asked for", Escaped(name))]
+    Missing {
+        /// The tensor.
+        name: String,
+    },
     /// Weights could not be read or decoded.
     #[error("`{}`", Escaped(name))]
     Weights {

@@ -2,6 +2,9 @@
 
 mod activations;
 mod error;
+pub mod float;
+pub(crate) mod gemm;
+pub mod ggml_rounding;
 
 pub use activations::Activations;
 pub use error::LinearError;
