@@ -1,0 +1,94 @@
+//! The decoder against llama.cpp: logits of small models with random weights, one for each form of
+//! the graph. `golden/README.md` says how they were made.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use tessera_formats::gguf::Gguf;
+use tessera_runtime::checkpoint::GgufCheckpoint;
+use tessera_runtime::decoder::{Decoder, LayerCache, Sequence};
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// Logits of `tokens`, in batches of the given lengths.
+fn logits(decoder: &Decoder<'_>, tokens: &[u32], batches: &[usize]) -> Vec<f32> {
+    let model = decoder.model();
+    let mut caches: Vec<_> = (0..model.layers).map(|_| LayerCache::new()).collect();
+    let layers: Vec<_> = (0..model.layers).map(|layer| decoder.layer(layer).unwrap()).collect();
+    let head = decoder.head().unwrap();
+    let mut logits = Vec::new();
+    let mut first = 0;
+    for &batch in batches {
+        let mut hidden = decoder.embed(&tokens[first..first + batch]).unwrap();
+        for (layer, cache) in layers.iter().zip(&mut caches) {
+            let mut sequences = [Sequence { tokens: batch, cache }];
+            layer.forward(&mut hidden, &mut sequences, None).unwrap();
+        }
+        logits.extend(head.forward(&hidden, None).unwrap());
+        first += batch;
+    }
+    assert_eq!(first, tokens.len());
+    logits
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
+
+fn argmax(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
+}
+
+/// √(Σ (a − b)² / Σ b²).
+fn relative_rms(found: &[f32], expected: &[f32]) -> f64 {
+    let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+    let errors = found.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b));
+    let energy = squares(&mut expected.iter().map(|&x| f64::from(x)));
+    (squares(&mut { errors }) / energy).sqrt()
+}
+
+#[test]
+fn logits_are_those_of_llama_cpp() {
+    let bytes = fs::read(golden().join("logits.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let mut models: Vec<_> =
+        expected.names().into_iter().filter(|name| !name.ends_with(".tokens")).collect();
+    models.sort_unstable();
+    assert!(models.len() >= 20);
+    let mut failures = Vec::new();
+    for name in models {
+        let gguf = Gguf::open(&golden().join(format!("{name}.gguf"))).unwrap();
+        let checkpoint = GgufCheckpoint::new(&gguf);
+        let tokens = expected.tensor(&format!("{name}.tokens")).unwrap();
+        let tokens: Vec<u32> =
+            tokens.data().as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
+        let decoder = match Decoder::for_context(&checkpoint, 64) {
+            Ok(decoder) => decoder,
+            Err(error) => {
+                failures.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        let found = logits(&decoder, &tokens, &[tokens.len()]);
+        let expected = floats(expected.tensor(name).unwrap().data());
+        let error = relative_rms(&found, &expected);
+        let vocabulary = decoder.model().vocabulary;
+        let rows = found.chunks(vocabulary).zip(expected.chunks(vocabulary));
+        let differ = rows.filter(|(found, expected)| argmax(found) != argmax(expected)).count();
+        println!("{name}: relative RMS {error:.2e}, {differ} other tokens");
+        if error.is_nan() || error > 1e-3 || differ > 0 {
+            failures.push(format!("{name}: relative RMS {error:.2e}, {differ} other tokens"));
+        }
+        // One by one and in odd batches, from the cache, the result is the same but for rounding.
+        let batches: Vec<usize> = [1, 1, 5, 30, 2].into_iter().chain([1; 25]).collect();
+        let stepped = logits(&decoder, &tokens, &batches);
+        let error = relative_rms(&stepped, &found);
+        if error.is_nan() || error > 1e-5 {
+            failures.push(format!("{name}: {error:.2e} between batches"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
