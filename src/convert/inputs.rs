@@ -12,9 +12,9 @@ use tessera_formats::gguf::{Gguf, TensorInfo};
 use tessera_runtime::rotation::signs;
 
 use super::plan::{InputPlan, Norm, Signs};
+use super::quantizer::Quantizer;
 use super::stream::{Panels, for_each_chunk};
 use super::transform::RowTransform;
-use super::write::Conversion;
 
 /// Rows whose column energies are summed before they join the total; part of the promise that the
 /// same bytes come out for any number of threads.
@@ -31,15 +31,15 @@ pub struct PreparedInput {
 impl PreparedInput {
     /// Chooses the vector of input `index` of the plan, reading its linears' weights if it is
     /// equalized.
-    pub fn new(conversion: &Conversion<'_>, index: usize) -> anyhow::Result<Self> {
-        let input = &conversion.plan.inputs[index];
+    pub fn new(quantizer: &Quantizer<'_>, index: usize) -> anyhow::Result<Self> {
+        let input = &quantizer.plan.inputs[index];
         let signs = match &input.signs {
             Signs::None => None,
-            Signs::Seeded => Some(signs(conversion.seed, &input.name, input.k)),
+            Signs::Seeded => Some(signs(quantizer.seed, &input.name, input.k)),
             Signs::RkLlama(weight) => Some(rk_llama::signs(weight, input.k)),
         };
         let diagonal = match input.norm {
-            Some(norm) => Some(diagonal(conversion, input, norm)?),
+            Some(norm) => Some(diagonal(quantizer, input, norm)?),
             None => None,
         };
         let vector = match (signs, diagonal) {
@@ -60,12 +60,8 @@ impl PreparedInput {
 }
 
 /// The equalization diagonal of an input, from its norm and the columns of all its linears.
-fn diagonal(
-    conversion: &Conversion<'_>,
-    input: &InputPlan,
-    norm: Norm,
-) -> anyhow::Result<Vec<f32>> {
-    let Conversion { gguf, plan, .. } = conversion;
+fn diagonal(quantizer: &Quantizer<'_>, input: &InputPlan, norm: Norm) -> anyhow::Result<Vec<f32>> {
+    let Quantizer { gguf, plan, .. } = quantizer;
     let gain = vector(gguf, &gguf.tensors()[norm.gain])?;
     let bias = norm.bias.map(|bias| vector(gguf, &gguf.tensors()[bias])).transpose()?;
     let mut energy = ColumnEnergy::new(input.k);
@@ -73,7 +69,7 @@ fn diagonal(
         let linear = &plan.linears[linear];
         let tensor = &gguf.tensors()[linear.source];
         let panels = Panels { matrices: linear.matrices(), n: linear.n, rows: ROWS_PER_PANEL };
-        add_columns(conversion, tensor, panels, &mut energy)
+        add_columns(quantizer, tensor, panels, &mut energy)
             .with_context(|| format!("`{}`", Escaped(&tensor.name)))?;
     }
     Ok(equalize::diagonal(&gain, bias.as_deref(), &energy.rms())?)
@@ -92,12 +88,12 @@ pub fn resident(k: usize) -> usize {
 
 /// Adds the energy of every column of a tensor.
 fn add_columns(
-    conversion: &Conversion<'_>,
+    quantizer: &Quantizer<'_>,
     tensor: &TensorInfo,
     panels: Panels,
     energy: &mut ColumnEnergy,
 ) -> anyhow::Result<()> {
-    let Conversion { gguf, budget, progress, .. } = conversion;
+    let Quantizer { gguf, budget, progress, .. } = quantizer;
     let k = usize::try_from(tensor.dims[0])?;
     let row_bytes = usize::try_from(tensor.row_bytes())?;
     let (in_flight, scratch) = memory(k, row_bytes);

@@ -49,6 +49,18 @@ pub struct ConvertedSegment {
     pub bound: Option<AccumulatorBound>,
 }
 
+/// What takes a linear's tiles as they are made: a shard's file, or memory.
+pub trait TileSink: Sync {
+    /// Writes `bytes` at `offset`; every byte of a linear is written once.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> anyhow::Result<()>;
+}
+
+impl TileSink for ShardWriter {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
+        Ok(ShardWriter::write_at(self, offset, bytes)?)
+    }
+}
+
 /// Everything that the conversion of a linear needs.
 pub struct LinearJob<'a> {
     /// Its rows.
@@ -64,14 +76,14 @@ impl LinearJob<'_> {
         self.source.plan
     }
 
-    /// Converts the linear into the region of the shard that starts at `offset`.
+    /// Converts the linear; its tiles go to `sink`, from `offset` on.
     ///
     /// K is cut into as few segments as every row's accumulator allows. Where a row needs more, the
     /// tensor is begun again with as many as that row's panel needs.
-    pub fn run(&self, shard: &ShardWriter, offset: u64) -> anyhow::Result<ConvertedLinear> {
+    pub fn run(&self, sink: &impl TileSink, offset: u64) -> anyhow::Result<ConvertedLinear> {
         let mut count = self.plan().fewest_segments;
         loop {
-            match self.attempt(shard, self.lay_out(count, offset)?)? {
+            match self.attempt(sink, self.lay_out(count, offset)?)? {
                 Attempt::Done(converted) => return Ok(converted),
                 Attempt::Needs(more) => count = more,
             }
@@ -113,7 +125,7 @@ impl LinearJob<'_> {
     }
 
     /// Converts with the given segments, unless a row is not certified.
-    fn attempt(&self, shard: &ShardWriter, segments: Vec<SegmentPlan>) -> anyhow::Result<Attempt> {
+    fn attempt(&self, sink: &impl TileSink, segments: Vec<SegmentPlan>) -> anyhow::Result<Attempt> {
         let geometry = self.source.panels();
         let row_bytes = usize::try_from(self.source.tensor.row_bytes())?;
         let panel_bytes = panel_bytes(self.plan());
@@ -132,7 +144,7 @@ impl LinearJob<'_> {
             let writer = scope.spawn(move || -> anyhow::Result<Vec<[u8; 32]>> {
                 let mut hashers = vec![Sha256::new(); segments.len()];
                 for (first, tiles) in tiles_to_write {
-                    write_panels(shard, segments, first, &tiles, &mut hashers)?;
+                    write_panels(sink, segments, first, &tiles, &mut hashers)?;
                     // The worker may be done already.
                     let _ = to_worker.send(tiles);
                 }
@@ -431,7 +443,7 @@ impl Totals {
 /// Writes the tiles of consecutive panels, `first` the number of the first, to each segment's
 /// place, and hashes them in order.
 fn write_panels(
-    shard: &ShardWriter,
+    sink: &impl TileSink,
     segments: &[SegmentPlan],
     first: usize,
     tiles: &[u8],
@@ -440,7 +452,7 @@ fn write_panels(
     if let [segment] = segments {
         hashers[0].update(tiles);
         let start = u64::try_from(first * segment.layout.panel_bytes())?;
-        return Ok(shard.write_at(segment.offset + start, tiles)?);
+        return sink.write_at(segment.offset + start, tiles);
     }
     let panel_bytes: usize = segments.iter().map(|segment| segment.layout.panel_bytes()).sum();
     for (index, panel) in tiles.chunks_exact(panel_bytes).enumerate() {
@@ -450,7 +462,7 @@ fn write_panels(
             rest = after;
             hasher.update(part);
             let start = u64::try_from((first + index) * segment.layout.panel_bytes())?;
-            shard.write_at(segment.offset + start, part)?;
+            sink.write_at(segment.offset + start, part)?;
         }
     }
     Ok(())

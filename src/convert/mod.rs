@@ -4,10 +4,11 @@ pub mod budget;
 mod carry;
 mod domains;
 pub mod entries;
-mod inputs;
-mod linear;
+pub mod inputs;
+pub mod linear;
 mod output;
 pub mod plan;
+pub mod quantizer;
 pub mod roles;
 mod rows;
 mod scales;
@@ -33,6 +34,7 @@ use tessera_formats::pack::manifest::{
 
 use self::budget::Budget;
 use self::plan::Plan;
+use self::quantizer::Quantizer;
 use self::summary::{CarriedSummary, SchemeSummary, Summary, Worst};
 use self::write::{Conversion, Written};
 use crate::hash::{hash_file, hex};
@@ -127,13 +129,15 @@ fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<Writ
     let result = thread::scope(|scope| {
         let hashes = scope.spawn(|| hash_sources(gguf, &cancelled));
         let conversion = Conversion {
-            gguf,
-            plan,
-            seed: request.seed,
-            budget: request.budget,
+            quantizer: Quantizer {
+                gguf,
+                plan,
+                seed: request.seed,
+                budget: request.budget,
+                progress: &progress,
+            },
             output: request.output,
             force: request.force,
-            progress: &progress,
         };
         let result = pool.install(|| {
             conversion.run(&shards, &paths, common, || {

@@ -5,41 +5,27 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use sha2::{Digest, Sha256};
-use tessera_formats::escape::{Escaped, escaped};
-use tessera_formats::gguf::Gguf;
+use tessera_formats::escape::escaped;
 use tessera_formats::npu::Scheme;
 use tessera_formats::pack::manifest::{Input, Linear, Manifest};
 use tessera_formats::pack::{self, Dtype, SealedShard, ShardWriter, names};
 
-use super::budget::Budget;
 use super::inputs::PreparedInput;
-use super::linear::{ConvertedLinear, LinearJob};
-use super::plan::Plan;
-use super::rows::RowSource;
-use super::scales::Scales;
+use super::linear::ConvertedLinear;
+use super::quantizer::Quantizer;
 use super::shards::{self, ShardPlan};
 use super::{carry, entries, output};
 use crate::hash::hex;
-use crate::progress::Progress;
 
 /// A conversion under way.
 pub struct Conversion<'a> {
-    /// The source.
-    pub gguf: &'a Gguf,
-    /// What was decided.
-    pub plan: &'a Plan,
-    /// Seed of every random choice.
-    pub seed: u64,
-    /// Memory and threads.
-    pub budget: Budget,
+    /// What quantizes.
+    pub quantizer: Quantizer<'a>,
     /// The pack's name.
     pub output: &'a Path,
     /// Whether existing files are replaced.
     pub force: bool,
-    /// Progress, in bytes of source read.
-    pub progress: &'a Progress,
 }
 
 /// What was written.
@@ -90,7 +76,10 @@ impl Conversion<'_> {
             // Tiles stand first, and their lengths are known; what follows them is not.
             let mut regions = Vec::new();
             for &linear in &shard.linears {
-                regions.push((linear, file.allocate(self.plan.linears[linear].tile_bytes())?));
+                regions.push((
+                    linear,
+                    file.allocate(self.quantizer.plan.linears[linear].tile_bytes())?,
+                ));
             }
             for (linear, offset) in regions {
                 let converted = self.linear(linear, offset, &file, &mut prepared)?;
@@ -105,7 +94,7 @@ impl Conversion<'_> {
             }
             self.carry(shard, &mut file, &mut manifest)?;
             if index == 0 {
-                let bytes = self.gguf.metadata_bytes();
+                let bytes = self.quantizer.gguf.metadata_bytes();
                 let shape = [u64::try_from(bytes.len())?];
                 let name = names::GGUF_METADATA;
                 file.append(name, Dtype::U8, &shape, bytes)?;
@@ -128,7 +117,7 @@ impl Conversion<'_> {
         sealed: Vec<SealedShard>,
         linears: Vec<WrittenLinear>,
     ) -> anyhow::Result<Written> {
-        self.gguf.check_unchanged()?;
+        self.quantizer.gguf.check_unchanged()?;
         let mut paths = Vec::new();
         match self.place(sealed, &mut paths) {
             Ok(sizes) => Ok(Written {
@@ -178,7 +167,7 @@ impl Conversion<'_> {
         file: &mut ShardWriter,
         manifest: &mut Manifest,
     ) -> anyhow::Result<Input> {
-        let plan = &self.plan.inputs[index];
+        let plan = &self.quantizer.plan.inputs[index];
         let entry = entries::input(plan, vector.is_some());
         if let (Some(name), Some(vector)) = (&entry.vector, vector) {
             append_f32(file, manifest, name, &[u64::try_from(vector.len())?], vector)?;
@@ -200,21 +189,13 @@ impl Conversion<'_> {
         file: &ShardWriter,
         prepared: &mut HashMap<usize, PreparedInput>,
     ) -> anyhow::Result<ConvertedLinear> {
-        let plan = &self.plan.linears[index];
-        self.progress.name(&escaped(&plan.name));
+        let plan = &self.quantizer.plan.linears[index];
+        self.quantizer.progress.name(&escaped(&plan.name));
         let input = match prepared.entry(plan.input) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(PreparedInput::new(self, plan.input)?),
+            Entry::Vacant(entry) => entry.insert(self.quantizer.input(plan.input)?),
         };
-        let source = RowSource {
-            gguf: self.gguf,
-            tensor: &self.gguf.tensors()[plan.source],
-            plan,
-            transform: &input.transform,
-            budget: self.budget,
-        };
-        let scales = Scales::find(&source).with_context(|| format!("`{}`", Escaped(&plan.name)))?;
-        LinearJob { source, scales: &scales, progress: self.progress }.run(file, offset)
+        self.quantizer.linear(index, input, file, offset)
     }
 
     /// Gives the tensors of a converted linear their names, and writes its scales.
@@ -225,10 +206,11 @@ impl Conversion<'_> {
         file: &mut ShardWriter,
         manifest: &mut Manifest,
     ) -> anyhow::Result<Linear> {
-        let plan = &self.plan.linears[index];
-        let input = &self.plan.inputs[plan.input];
-        let source = &self.gguf.tensors()[plan.source];
-        let entry = entries::linear(plan, source, input, self.plan.domains[index], converted);
+        let plan = &self.quantizer.plan.linears[index];
+        let input = &self.quantizer.plan.inputs[plan.input];
+        let source = &self.quantizer.gguf.tensors()[plan.source];
+        let entry =
+            entries::linear(plan, source, input, self.quantizer.plan.domains[index], converted);
         for (segment, converted) in entry.segments.iter().zip(&converted.segments) {
             let (dtype, shape) = entries::tiles_form(plan, converted.layout);
             file.describe(&segment.tiles, dtype, &shape, converted.offset)?;
@@ -239,7 +221,7 @@ impl Conversion<'_> {
     }
 
     fn written(&self, index: usize, converted: &ConvertedLinear) -> WrittenLinear {
-        let plan = &self.plan.linears[index];
+        let plan = &self.quantizer.plan.linears[index];
         WrittenLinear {
             name: plan.name.clone(),
             scheme: plan.options.scheme,
@@ -257,11 +239,11 @@ impl Conversion<'_> {
         manifest: &mut Manifest,
     ) -> anyhow::Result<()> {
         let mut order: Vec<_> =
-            shard.carried.iter().map(|&index| &self.gguf.tensors()[index]).collect();
+            shard.carried.iter().map(|&index| &self.quantizer.gguf.tensors()[index]).collect();
         order.sort_by_key(|tensor| std::cmp::Reverse(carry::element_bytes(tensor)));
         for tensor in order {
-            self.progress.name(&escaped(&tensor.name));
-            let sha256 = carry::copy(self.gguf, tensor, file, self.progress)?;
+            self.quantizer.progress.name(&escaped(&tensor.name));
+            let sha256 = carry::copy(self.quantizer.gguf, tensor, file, self.quantizer.progress)?;
             manifest.carried.push(entries::carried(tensor, Some(&sha256)));
         }
         Ok(())

@@ -1,0 +1,56 @@
+//! Quantizing the linears of a plan, one at a time, for whatever takes their tiles.
+
+use anyhow::Context;
+use tessera_formats::escape::Escaped;
+use tessera_formats::gguf::Gguf;
+
+use super::budget::Budget;
+use super::inputs::PreparedInput;
+use super::linear::{ConvertedLinear, LinearJob, TileSink};
+use super::plan::Plan;
+use super::rows::RowSource;
+use super::scales::Scales;
+use crate::progress::Progress;
+
+/// A planned conversion, and what it may use.
+#[derive(Clone, Copy)]
+pub struct Quantizer<'a> {
+    /// The source.
+    pub gguf: &'a Gguf,
+    /// What was decided.
+    pub plan: &'a Plan,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Memory and threads.
+    pub budget: Budget,
+    /// Progress, in bytes of source read.
+    pub progress: &'a Progress,
+}
+
+impl Quantizer<'_> {
+    /// Prepares input `index` of the plan, reading its linears' weights if it is equalized.
+    pub fn input(&self, index: usize) -> anyhow::Result<PreparedInput> {
+        PreparedInput::new(self, index)
+    }
+
+    /// Quantizes linear `index` of the plan, whose input is prepared; its tiles go to `sink`, from
+    /// `offset` on.
+    pub fn linear(
+        &self,
+        index: usize,
+        input: &PreparedInput,
+        sink: &impl TileSink,
+        offset: u64,
+    ) -> anyhow::Result<ConvertedLinear> {
+        let plan = &self.plan.linears[index];
+        let source = RowSource {
+            gguf: self.gguf,
+            tensor: &self.gguf.tensors()[plan.source],
+            plan,
+            transform: &input.transform,
+            budget: self.budget,
+        };
+        let scales = Scales::find(&source).with_context(|| format!("`{}`", Escaped(&plan.name)))?;
+        LinearJob { source, scales: &scales, progress: self.progress }.run(sink, offset)
+    }
+}
