@@ -3,6 +3,7 @@
 pub mod accumulator;
 pub mod checkpoint;
 pub mod decoder;
+pub mod generate;
 pub mod linear;
 pub mod model;
 pub mod quantize;
