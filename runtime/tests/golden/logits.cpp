@@ -3,7 +3,7 @@
 //   logits all    OUT.safetensors MODEL.gguf...   64 fixed tokens per model, f32 cache, no flash attention
 //   logits greedy MODEL.gguf COUNT CACHE PROMPT...   CACHE is `f32` (as above) or `default`; JSON on stdout
 //
-// One thread, one batch, no weight repacking.
+// One thread, one batch, no weight repacking. README.md has the build line.
 #include "llama.h"
 
 #include <algorithm>

@@ -209,7 +209,7 @@ def models(out):
         "rope_factors_short": lambda i, pairs: 1.0 + 0.5 * i / pairs,
     }
 
-    write(out, "llama", "llama", {"rope.freq_base": 10000.0}, width=48, heads=6, vocab=131)
+    write(out, "llama", "llama", {"rope.freq_base": 10000.0}, width=48, heads=6, ff=32, vocab=131)
     write(
         out,
         "llama-rope-freqs",
@@ -294,12 +294,12 @@ def models(out):
             "expert_count": 6,
             "expert_used_count": 2,
             "expert_feed_forward_length": 16,
-            "expert_shared_feed_forward_length": 40,
+            "expert_shared_feed_forward_length": 24,
         },
         qkv_bias=True,
         experts=6,
         expert_ff=16,
-        shared_ff=40,
+        shared_ff=24,
         shared_gate=True,
         rope_dims=None,
     )
@@ -341,7 +341,7 @@ def models(out):
         "heads": 2,
         "kv_heads": 1,
         "head_dim": 32,
-        "ff": 32,
+        "ff": 24,
         "head_norms": True,
         "post_norms": True,
         **gemma,
@@ -400,7 +400,7 @@ def models(out):
         shared_ff=20,
         **tied,
     )
-    write(out, "smollm3", "smollm3", {"rope.freq_base": 10000.0}, layers=5, **tied)
+    write(out, "smollm3", "smollm3", {"rope.freq_base": 10000.0}, layers=5, ff=24, **tied)
     write(
         out,
         "mistral3",
@@ -432,6 +432,7 @@ def models(out):
         "olmo2",
         {"rope.freq_base": 500000.0, "attention.sliding_window": 16, **yarn(8.0, 32)},
         layers=4,
+        ff=24,
         wide_norms=True,
         pre_norms=False,
         post_norms=True,
@@ -445,7 +446,7 @@ def models(out):
         {"rope.freq_base": 10000.0, "expert_count": 6, "expert_used_count": 3},
         kv_heads=4,
         experts=6,
-        ff=16,
+        ff=12,
         wide_norms=True,
         rope_dims=None,
     )
