@@ -52,12 +52,19 @@ fn relative_rms(found: &[f32], expected: &[f32]) -> f64 {
 
 #[test]
 fn logits_are_those_of_llama_cpp() {
-    let bytes = fs::read(golden().join("logits.safetensors")).unwrap();
+    // Gemma's GELU is rounded to 16 bits by llama.cpp's CPU backend, and not in the second file.
+    compare("logits.safetensors", 25, |name| if name.contains("gemma") { 1e-3 } else { 1e-5 });
+    compare("logits-exact-gelu.safetensors", 4, |_| 1e-5);
+}
+
+/// Compares every model of a file of logits, of which there are `count`, within a relative error.
+fn compare(file: &str, count: usize, tolerance: impl Fn(&str) -> f64) {
+    let bytes = fs::read(golden().join(file)).unwrap();
     let expected = SafeTensors::deserialize(&bytes).unwrap();
     let mut models: Vec<_> =
         expected.names().into_iter().filter(|name| !name.ends_with(".tokens")).collect();
     models.sort_unstable();
-    assert!(models.len() >= 20);
+    assert_eq!(models.len(), count);
     let mut failures = Vec::new();
     for name in models {
         let gguf = Gguf::open(&golden().join(format!("{name}.gguf"))).unwrap();
@@ -79,7 +86,7 @@ fn logits_are_those_of_llama_cpp() {
         let rows = found.chunks(vocabulary).zip(expected.chunks(vocabulary));
         let differ = rows.filter(|(found, expected)| argmax(found) != argmax(expected)).count();
         println!("{name}: relative RMS {error:.2e}, {differ} other tokens");
-        if error.is_nan() || error > 1e-3 || differ > 0 {
+        if error.is_nan() || error > tolerance(name) || differ > 0 {
             failures.push(format!("{name}: relative RMS {error:.2e}, {differ} other tokens"));
         }
         // One by one and in odd batches, from the cache, the result is the same but for rounding.
