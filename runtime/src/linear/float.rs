@@ -12,11 +12,15 @@ use super::{Activations, Linear, LinearError};
 /// Rows of x up to which products are computed row by row: packing them would cost more.
 const FEW_ROWS: usize = 4;
 
-/// Rows of W, at most, that are dequantized and multiplied at a time.
-const PANEL: usize = 256;
+/// Weights that a thread dequantizes at a time: 8 MiB of f32.
+const PANEL_WEIGHTS: usize = 1 << 21;
 
-/// Rows of x that a thread multiplies at a time.
-const BLOCK_ROWS: usize = 2048;
+/// Rows of x and rows of W of one product. Both are packed for it, so that a block should be large
+/// and about as wide as high.
+const BLOCK: usize = 1024;
+
+/// Rows of a block that are not divided further.
+const SMALL_BLOCK: usize = 64;
 
 /// Weights `[experts, n, k]` in ggml's blocks.
 pub struct FloatLinear {
@@ -124,10 +128,9 @@ impl FloatLinear {
         few: bool,
         out: &mut [f32],
     ) -> Result<(), LinearError> {
-        let threads = rayon::current_num_threads();
-        let panel = self.n.div_ceil(2 * threads).next_multiple_of(16).clamp(16, PANEL);
-        let buffer = || vec![0.0f32; panel.min(self.n) * self.k];
-        gemm::for_each_block(out, self.n, (BLOCK_ROWS, panel), buffer, |weights, block| {
+        let (rows, columns) = blocks(out.len() / self.n, self.n, self.k);
+        let buffer = || vec![0.0f32; columns.min(self.n) * self.k];
+        gemm::for_each_block(out, self.n, (rows, columns), buffer, |weights, block| {
             let weights = &mut weights[..block.columns.len() * self.k];
             self.dequantize(matrix, block.columns.clone(), weights)?;
             let x = &x[block.rows.start * self.k..block.rows.end * self.k];
@@ -197,6 +200,25 @@ impl Linear for FloatLinear {
         // other rows are routed with it.
         self.product(expert, &gathered, x.rows() <= FEW_ROWS, out)
     }
+}
+
+/// Rows and columns of the blocks that a product of `[m, k]` and `[n, k]` is cut into: enough of them
+/// for all threads. The cut changes no result.
+fn blocks(m: usize, n: usize, k: usize) -> (usize, usize) {
+    let wanted = 2 * rayon::current_num_threads();
+    let mut columns = (PANEL_WEIGHTS / k).clamp(SMALL_BLOCK, BLOCK).min(n.max(1));
+    // Narrow panels are multiplied with more rows.
+    let mut rows = if columns < BLOCK / 2 { 2 * BLOCK } else { BLOCK }.min(m.max(1));
+    while m.div_ceil(rows) * n.div_ceil(columns) < wanted {
+        if rows > columns.max(SMALL_BLOCK) {
+            rows = rows.div_ceil(2);
+        } else if columns > SMALL_BLOCK {
+            columns = columns.div_ceil(2);
+        } else {
+            break;
+        }
+    }
+    (rows, columns)
 }
 
 /// Σ aᵢ·bᵢ in 32 sums, added in order.
