@@ -6,5 +6,6 @@ pub mod decoder;
 pub mod generate;
 pub mod linear;
 pub mod model;
+pub mod perplexity;
 pub mod quantize;
 pub mod rotation;
