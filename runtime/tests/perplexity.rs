@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tessera_formats::gguf::Gguf;
+use tessera_runtime::checkpoint::GgufCheckpoint;
+use tessera_runtime::decoder::Decoder;
 use tessera_runtime::perplexity::{
-    Chunks, Comparison, LogSoftmax, LogitsFile, LogitsFileWriter, ReferenceRow, StoredRow, Summary,
-    TokenStatistics,
+    Chunks, Comparison, Evaluation, EvaluationError, LogSoftmax, LogitsFile, LogitsFileWriter,
+    Participant, Reference, ReferenceRow, StoredRow, Summary, TokenStatistics,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -179,6 +182,79 @@ fn compare(name: &str, found: &Value, expected: &Value, compared: &mut usize) {
             let tolerance = 1e-11 * expected.abs().max(0.01);
             assert!((found - expected).abs() < tolerance, "{name}: {found}, expected {expected}");
             *compared += 1;
+        }
+    }
+}
+
+#[test]
+fn a_decoder_gives_the_same_within_any_budget() {
+    let gguf = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        Gguf::open(&path).unwrap()
+    };
+    let (base, model) = (gguf("gemma3.gguf"), gguf("olmoe.gguf"));
+    let (base, model) = (GgufCheckpoint::new(&base), GgufCheckpoint::new(&model));
+    let (base, model) = (Decoder::new(&base).unwrap(), Decoder::new(&model).unwrap());
+    let vocabulary = u32::try_from(base.model().vocabulary).unwrap();
+    let tokens: Vec<u32> = (0u32..9 * 25).map(|i| (i * i + 7 * i) % vocabulary).collect();
+    let chunks = Chunks::new(&tokens, 25, None, Some(1)).unwrap();
+    let run = |memory_budget_bytes| {
+        let participant =
+            |name: &str, model| Participant { name: name.to_owned(), model, save: None };
+        let reference = Some(Reference::Model(participant("base", &base)));
+        let models = vec![participant("model", &model), participant("base again", &base)];
+        let evaluation = Evaluation { chunks: &chunks, memory_budget_bytes, reference, models };
+        evaluation.run(&mut |_| ())
+    };
+    let needed = match run(0).unwrap_err() {
+        EvaluationError::Budget { needed, .. } => needed,
+        other => panic!("{other}"),
+    };
+    let all = run(u64::MAX).unwrap();
+    assert_eq!(all.models[0].tokens.len(), 9 * 12);
+    let itself = all.models[1].summary.comparison.as_ref().unwrap();
+    assert_eq!((itself.kld.maximum, itself.kld.minimum, itself.same_top.value), (0.0, 0.0, 1.0));
+    assert!(all.models[0].summary.comparison.as_ref().unwrap().kld.minimum > 0.0);
+    for budget in [needed, needed + 50_000, 2 * needed] {
+        let report = run(budget).unwrap();
+        for (found, expected) in report.models.iter().zip(&all.models) {
+            for (at, pair) in found.tokens.iter().zip(&expected.tokens).enumerate() {
+                assert_eq!(pair.0, pair.1, "{} at {at} within {budget}", found.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_decoder_is_judged_as_llama_perplexity_judges_it() {
+    let file = LogitsFile::open(&golden("stories260K-F32.logits")).unwrap();
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models/stories260K");
+    let open = |name: &str| Gguf::open(&shared.join(name));
+    let (Ok(base), Ok(model)) = (open("stories260K-F32.gguf"), open("stories260K-Q4_0.gguf"))
+    else {
+        eprintln!("skipped: no {}", shared.display());
+        return;
+    };
+    let (base, model) = (GgufCheckpoint::new(&base), GgufCheckpoint::like_ggml(&model));
+    let (base, model) = (Decoder::new(&base).unwrap(), Decoder::new(&model).unwrap());
+    let chunks = Chunks::of_whole(file.tokens().to_vec(), file.context(), Some(1)).unwrap();
+    let participant = |name: &str, model| Participant { name: name.to_owned(), model, save: None };
+    let evaluation = Evaluation {
+        chunks: &chunks,
+        memory_budget_bytes: 1 << 24,
+        reference: Some(Reference::File(&file)),
+        models: vec![participant("base", &base), participant("model", &model)],
+    };
+    let report = evaluation.run(&mut |_| ()).unwrap();
+    let own = report.models[0].summary.comparison.as_ref().unwrap();
+    assert!(own.kld.maximum.abs() < 1e-4 && own.same_top.value == 1.0, "{own:?}");
+    assert!((own.ratio.value - 1.0).abs() < 1e-5);
+    let printed = printed(&std::fs::read_to_string(golden("stories260K-Q4_0.txt")).unwrap());
+    // ggml adds the products of 8-bit integers in another order.
+    for (name, numbers) in named(&report.models[1].summary) {
+        if ["Mean PPL(Q)", "Mean KLD", "Median KLD", "RMS Δp"].contains(&name) {
+            let (found, expected) = (numbers[0], printed[name][0]);
+            assert!((found / expected - 1.0).abs() < 0.03, "{name}: {found}, printed {expected}");
         }
     }
 }

@@ -4,8 +4,10 @@
 //! dropped, and the hidden states of all its chunks pass through; then heads turn the states of the
 //! scored positions into logits, a block of rows at a time, the reference and the models side by
 //! side. How many chunks, rows and heads that is follows from a memory budget, and changes no
-//! result as long as a model computes each row on its own.
+//! result: each row is computed on its own, and by the same path, because a layer or a head is
+//! never given fewer than eight rows (short of a context that has fewer).
 
+mod decoder;
 mod error;
 mod heads;
 mod plan;

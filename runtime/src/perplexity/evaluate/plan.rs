@@ -9,6 +9,8 @@ use crate::perplexity::Chunks;
 const ROWS_OF_A_CALL: usize = 2048;
 /// Rows whose logits are in memory at a time, at most.
 const ROWS_OF_A_BLOCK: usize = 256;
+/// Rows that a head reads in a call, at least: a device may take another path for very few.
+pub(super) const LEAST_ROWS_OF_A_BLOCK: usize = 8;
 /// Share of the budget for logits, as long as it is enough for a row.
 const LOGITS_SHARE: u64 = 8;
 
@@ -65,16 +67,16 @@ impl Plan {
             let loaded = head_ref.saturating_add(heads).saturating_add(logits(block));
             group_bytes(group, kept).saturating_add(loaded)
         };
-        let needed = in_layers(1, 1).max(in_heads(1, largest_head, 1));
+        let needed = in_layers(1, 1).max(in_heads(1, largest_head, LEAST_ROWS_OF_A_BLOCK));
         if needed > budget {
             return Err(EvaluationError::Budget { context: chunks.context(), needed, budget });
         }
 
         let mut block = usize::try_from(budget / LOGITS_SHARE / logits(1).max(1))
             .unwrap_or(ROWS_OF_A_BLOCK)
-            .clamp(1, ROWS_OF_A_BLOCK);
-        while block > 1 && in_heads(1, largest_head, block) > budget {
-            block /= 2;
+            .clamp(LEAST_ROWS_OF_A_BLOCK, ROWS_OF_A_BLOCK);
+        while in_heads(1, largest_head, block) > budget {
+            block = (block / 2).max(LEAST_ROWS_OF_A_BLOCK);
         }
         let most = (ROWS_OF_A_CALL / chunks.context()).clamp(1, chunks.len());
         let call = (1..=most)

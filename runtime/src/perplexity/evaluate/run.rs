@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::heads::HeadPass;
-use super::plan::Plan;
+use super::plan::{LEAST_ROWS_OF_A_BLOCK, Plan};
 use super::{
     Evaluation, EvaluationError, LoadedHead, Outcome, Participant, Progress, Reference, Report,
 };
@@ -203,7 +203,8 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Logits of the states `rows` of those that were kept.
+    /// Logits of the states `rows` of those that were kept, at least one. Too few are filled up with
+    /// copies of the last.
     pub(super) fn logits(
         &mut self,
         head: &LoadedHead<'_>,
@@ -212,9 +213,15 @@ impl<'a> Runner<'a> {
     ) -> Result<Vec<f32>, EvaluationError> {
         let start = Instant::now();
         let model = self.participant.model;
-        let states = &self.scored[rows.start * model.width()..rows.end * model.width()];
-        let logits = head(states).map_err(self.failed())?;
-        self.size("logits", rows.len() * model.vocabulary(), logits.len())?;
+        let mut states = self.scored[rows.start * model.width()..rows.end * model.width()].to_vec();
+        let last = states.len() - model.width();
+        let count = rows.len().max(LEAST_ROWS_OF_A_BLOCK);
+        for _ in rows.len()..count {
+            states.extend_from_within(last..last + model.width());
+        }
+        let mut logits = head(&states).map_err(self.failed())?;
+        self.size("logits", count * model.vocabulary(), logits.len())?;
+        logits.truncate(rows.len() * model.vocabulary());
         self.elapsed += start.elapsed();
         meter.add(work(rows.len(), model.head_bytes()));
         Ok(logits)

@@ -72,7 +72,7 @@ impl StoredRow {
             Some(("the scale of a row", 0, "finite and not negative", self.scale))
         } else if !self.minimum.is_finite() {
             Some(("the minimum of a row", 4, "finite", self.minimum))
-        } else if !(greatest <= Self::ROUNDING) {
+        } else if greatest.is_nan() || greatest > Self::ROUNDING {
             Some(("the greatest log-probability of a row", 0, "at most 0", greatest))
         } else {
             None

@@ -202,7 +202,7 @@ proptest! {
         let softmax = LogSoftmax::new(&logits).unwrap();
         let row = StoredRow::encode(&softmax);
         prop_assert!(row.problem().is_none());
-        prop_assert!(row.scale() <= 16.0 / 65535.0 * 1.000_001);
+        prop_assert!(row.scale() <= 16.0 / 65535.0 * 1.000_01);
         let lowest = softmax.max() - StoredRow::RANGE;
         for (token, (stored, logit)) in row.log_probabilities().iter().zip(&logits).enumerate() {
             let exact = -softmax.nll(token) + f64::from((lowest - logit).max(0.0));
