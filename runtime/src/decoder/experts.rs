@@ -206,7 +206,7 @@ impl MixtureOfExperts {
                 gate_halves(self.activation, &rows, fused.n())
             }
         };
-        let inner = Activations::new(&inner, self.shape.width);
+        let inner = Activations::new(&inner, self.shape.width).of_batch(x.batch());
         let all: Vec<_> = (0..rows.len()).collect();
         tap.observe(&[&self.down.name], Some(expert), &inner, None);
         self.down.apply_expert(expert, &inner, &all)

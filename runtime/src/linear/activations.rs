@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Activations<'a> {
     values: &'a [f32],
     k: usize,
+    batch: usize,
     prepared: Mutex<Vec<Prepared>>,
 }
 
@@ -28,7 +29,20 @@ impl<'a> Activations<'a> {
     /// If `values` is not a whole number of rows.
     pub fn new(values: &'a [f32], k: usize) -> Self {
         assert!(k > 0 && values.len().is_multiple_of(k), "whole rows of {k} values");
-        Activations { values, k, prepared: Mutex::default() }
+        Activations { values, k, batch: values.len() / k, prepared: Mutex::default() }
+    }
+
+    /// The same rows as part of a batch of `rows`, such as those of it that are routed to an expert.
+    #[must_use]
+    pub fn of_batch(mut self, rows: usize) -> Self {
+        self.batch = rows;
+        self
+    }
+
+    /// Rows of the batch that these are of: what a device may choose the order of its sums by, so that
+    /// a row's result does not depend on which others are routed with it.
+    pub fn batch(&self) -> usize {
+        self.batch
     }
 
     /// Values, `[m, k]`, row-major.

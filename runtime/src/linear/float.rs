@@ -174,7 +174,7 @@ impl Linear for FloatLinear {
         self.check(x, x.rows(), out)?;
         let rounded = self.rounded(x);
         let values = rounded.as_ref().map_or(x.values(), |values| values.as_slice());
-        self.product(0, values, x.rows() <= FEW_ROWS, out)
+        self.product(0, values, x.batch() <= FEW_ROWS, out)
     }
 
     fn apply_expert(
@@ -198,7 +198,7 @@ impl Linear for FloatLinear {
         }
         // By the rows there are, not by those that came here: a row's result is the same whatever
         // other rows are routed with it.
-        self.product(expert, &gathered, x.rows() <= FEW_ROWS, out)
+        self.product(expert, &gathered, x.batch() <= FEW_ROWS, out)
     }
 }
 
