@@ -8,3 +8,4 @@ pub mod linear;
 pub mod model;
 pub mod quantize;
 pub mod rotation;
+pub mod simulator;

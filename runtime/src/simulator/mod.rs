@@ -1,0 +1,3 @@
+//! The NPU's arithmetic on the host, integer for integer.
+
+mod gemm;
