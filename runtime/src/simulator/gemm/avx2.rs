@@ -69,3 +69,12 @@ unsafe fn slab<const R: usize>(
         }
     }
 }
+
+pub(super) fn unpack_nibbles(packed: &[u8], out: &mut [i8]) {
+    #[target_feature(enable = "avx2")]
+    fn kernel(packed: &[u8], out: &mut [i8]) {
+        super::nibbles::widen(packed, out);
+    }
+    // SAFETY: the caller chose this kernel because the machine has AVX2.
+    unsafe { kernel(packed, out) }
+}

@@ -27,11 +27,7 @@ pub(super) fn add_products<const R: usize>(
 ///
 /// `rows` has R·4 bytes for each element of `weights`.
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn kernel<const R: usize>(
-    rows: &[u8],
-    weights: &[[i8; QUAD_BYTES]],
-    sums: &mut [Sums; R],
-) {
+unsafe fn kernel<const R: usize>(rows: &[u8], weights: &[[i8; QUAD_BYTES]], sums: &mut [Sums; R]) {
     let mut registers = [[_mm512_setzero_si512(); PANELS]; R];
     for (registers, sums) in registers.iter_mut().zip(&*sums) {
         for (p, register) in registers.iter_mut().enumerate() {
@@ -63,4 +59,13 @@ unsafe fn kernel<const R: usize>(
             unsafe { _mm512_storeu_si512(sums.as_mut_ptr().add(p * LANES).cast(), *register) };
         }
     }
+}
+
+pub(super) fn unpack_nibbles(packed: &[u8], out: &mut [i8]) {
+    #[target_feature(enable = "avx2")]
+    fn kernel(packed: &[u8], out: &mut [i8]) {
+        super::nibbles::widen(packed, out);
+    }
+    // SAFETY: the caller chose this kernel because the machine has AVX-512, and so AVX2.
+    unsafe { kernel(packed, out) }
 }

@@ -15,6 +15,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub mod nibbles;
 mod scalar;
 
 /// Output channels of a group.
@@ -168,9 +169,9 @@ pub fn pack_rows(operand: Operand, rows: &[&[i8]], block: &mut [u8]) {
     for (index, row) in rows.iter().enumerate() {
         let (quads, _) = row.as_chunks::<QUAD>();
         match operand {
-            Operand::Signed => scatter(quads, index, rows.len(), block, |quad| {
-                quad.map(i8::cast_unsigned)
-            }),
+            Operand::Signed => {
+                scatter(quads, index, rows.len(), block, |quad| quad.map(i8::cast_unsigned))
+            }
             Operand::Offset => scatter(quads, index, rows.len(), block, |quad| {
                 quad.map(|a| a.cast_unsigned() ^ 0x80)
             }),

@@ -17,7 +17,8 @@ fn interleave(weights: &[Vec<i8>], k: usize) -> Vec<i8> {
 
 /// The product, computed in i64 from the definition.
 fn reference(rows: &[Vec<i8>], weights: &[Vec<i8>]) -> Vec<Vec<i64>> {
-    let dot = |a: &[i8], w: &[i8]| a.iter().zip(w).map(|(&a, &w)| i64::from(a) * i64::from(w)).sum();
+    let dot =
+        |a: &[i8], w: &[i8]| a.iter().zip(w).map(|(&a, &w)| i64::from(a) * i64::from(w)).sum();
     rows.iter().map(|a| weights.iter().map(|w| dot(a, w)).collect()).collect()
 }
 

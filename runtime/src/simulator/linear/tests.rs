@@ -1,0 +1,3 @@
+//! Whole linears against dense sums from the tiles.
+
+use super::*;
