@@ -14,7 +14,8 @@ use super::gemm::{self, GROUP, Isa, QUAD, ROWS, Sums};
 use super::halves::{self, Column, HalfRows};
 use super::rescale::Rescale;
 use super::weights::{LONGEST_SEGMENT, Scratch, SegmentWeights, Shape};
-use super::{Arithmetic, Simulation, SimulatorError, float};
+use super::{Arithmetic, Simulation, SimulatorError};
+use crate::linear::gemm::{self as float, Matrix};
 use crate::linear::{Activations, Linear, LinearError};
 
 /// Columns whose weights are widened, or fetched into the cache, at a time.
@@ -432,28 +433,22 @@ impl SimulatedLinear {
         };
         let work = |task: Task<'_>, scratch: &mut FloatScratch| {
             let Task { group, rows: tokens, mut out } = task;
-            scratch.sums.clear();
-            scratch.sums.resize(tokens.len(), [0.0; GROUP]);
+            let FloatScratch { sums, columns, weights } = scratch;
+            columns.resize(self.plan.k(), [0.0; GROUP]);
             for (index, segment) in self.segments.iter().enumerate() {
-                let columns = segment.columns().clone();
+                let columns = &mut columns[segment.columns().clone()];
+                segment.floats(self.isa, matrix, group, weights, columns);
                 let scales = &self.scales[self.scale_index(matrix, index, group)];
-                for start in (0..columns.len()).step_by(BLOCK_COLUMNS) {
-                    let end = (start + BLOCK_COLUMNS).min(columns.len());
-                    let FloatScratch { weights, columns: floats, sums } = scratch;
-                    segment.floats(self.isa, matrix, group, start..end, weights, floats);
-                    for column in &mut *floats {
-                        column.iter_mut().zip(scales).for_each(|(w, scale)| *w *= scale);
-                    }
-                    let first = columns.start + start;
-                    // Columns of padding are zero.
-                    floats.truncate(size.saturating_sub(first));
-                    if !floats.is_empty() {
-                        let rows = &values[tokens.start * size + first..];
-                        float::add_products(rows, size, floats, sums);
-                    }
+                for column in columns {
+                    column.iter_mut().zip(scales).for_each(|(w, scale)| *w *= scale);
                 }
             }
-            for (out, sums) in out.iter_mut().zip(&scratch.sums) {
+            sums.resize(tokens.len(), [0.0; GROUP]);
+            let x = Matrix::new(&values[tokens.start * size..], tokens.len(), size, size);
+            // Columns beyond the rotated row are zero.
+            let w = Matrix::new(columns.as_flattened(), size, GROUP, GROUP);
+            float::multiply(x, w, sums.as_flattened_mut(), GROUP);
+            for (out, sums) in out.iter_mut().zip(sums) {
                 out.copy_from_slice(&sums[..out.len()]);
             }
         };

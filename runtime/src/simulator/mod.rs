@@ -13,7 +13,6 @@
 
 mod activation;
 mod error;
-mod float;
 mod gemm;
 mod halves;
 mod linear;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{TILE_BYTES, TILE_K, TileLayout};
@@ -166,33 +167,29 @@ impl SegmentWeights {
         let spans = &spans[first / PRODUCTS..][..columns.len() / PRODUCTS];
         scratch.columns.resize(columns.len(), [0.0; GROUP]);
         for (column, weights) in scratch.columns.iter_mut().zip(weights.as_chunks::<GROUP>().0) {
-            half::slice::HalfFloatSliceExt::convert_to_f32_slice(weights.as_slice(), column);
+            weights.as_slice().convert_to_f32_slice(column);
         }
         HalfWeights { values: &scratch.columns, spans }
     }
 
-    /// Columns of a group as floats, without scales. `columns` are whole quads.
+    /// Columns of a group as floats, without scales: all of the segment's.
     pub(super) fn floats(
         &self,
         isa: Isa,
         matrix: usize,
         group: usize,
-        columns: Range<usize>,
         scratch: &mut Scratch,
-        out: &mut Vec<Column>,
+        out: &mut [Column],
     ) {
-        out.resize(columns.len(), [0.0; GROUP]);
+        let k = self.columns.len();
         if let Data::F16 { weights, .. } = &self.data {
-            let first = (matrix * self.groups + group) * self.columns.len() + columns.start;
-            for (column, weights) in
-                out.iter_mut().zip(weights[first * GROUP..].as_chunks::<GROUP>().0)
-            {
-                half::slice::HalfFloatSliceExt::convert_to_f32_slice(weights.as_slice(), column);
+            let weights = &weights[(matrix * self.groups + group) * k * GROUP..];
+            for (column, weights) in out.iter_mut().zip(weights.as_chunks::<GROUP>().0) {
+                weights.as_slice().convert_to_f32_slice(column);
             }
             return;
         }
-        let quads = columns.start / QUAD..columns.end / QUAD;
-        let integers = self.integers(isa, matrix, group, quads, scratch);
+        let integers = self.integers(isa, matrix, group, 0..k / QUAD, scratch);
         let (out, _) = out.as_chunks_mut::<QUAD>();
         for (columns, quad) in out.iter_mut().zip(integers.as_chunks::<QUAD_BYTES>().0) {
             for (n, channel) in quad.as_chunks::<QUAD>().0.iter().enumerate() {
@@ -365,11 +362,11 @@ mod tests {
             .unwrap();
             assert!(rest.is_empty());
             let mut scratch = Scratch::default();
-            let mut floats = Vec::new();
+            let mut floats = vec![[0.0; GROUP]; k];
             for isa in Isa::available() {
                 for matrix in 0..matrices {
                     for group in 0..shape.groups() {
-                        segment.floats(isa, matrix, group, 0..k, &mut scratch, &mut floats);
+                        segment.floats(isa, matrix, group, &mut scratch, &mut floats);
                         for (k, column) in floats.iter().enumerate() {
                             for (lane, &found) in column.iter().enumerate() {
                                 let n = group * GROUP + lane;
