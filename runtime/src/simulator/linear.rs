@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use tessera_formats::npu::tiles::TILE_K;
 use tessera_formats::npu::{Engine, Scheme};
@@ -559,24 +561,28 @@ struct HalfBlocks {
 }
 
 impl HalfBlocks {
-    fn new(values: &[half::f16], spans: &[u8], k: usize, rows: Rows<'_>) -> Self {
+    fn new(values: &[f16], spans: &[u8], k: usize, rows: Rows<'_>) -> Self {
         let parts = k / halves::PRODUCTS;
         let mut blocks =
             HalfBlocks { values: vec![0.0; rows.len() * k], spans: vec![0; rows.len() * parts], k };
         let values_of = blocks.values.par_chunks_mut(ROWS * k);
         let spans_of = blocks.spans.par_chunks_mut(ROWS * parts);
-        values_of.zip(spans_of).enumerate().for_each(|(block, (block_values, block_spans))| {
-            let count = block_values.len() / k;
-            for index in 0..count {
-                let row = rows.get(block * ROWS + index);
-                let source = &values[row * k..][..k];
-                let places = block_values.iter_mut().skip(index).step_by(count);
-                places.zip(source).for_each(|(place, value)| *place = value.to_f64());
-                let source = &spans[row * parts..][..parts];
-                let places = block_spans.iter_mut().skip(index).step_by(count);
-                places.zip(source).for_each(|(place, span)| *place = *span);
-            }
-        });
+        let pack =
+            |buffer: &mut Vec<f32>,
+             (block, (block_values, block_spans)): (usize, (&mut [f64], &mut [u8]))| {
+                let count = block_values.len() / k;
+                for index in 0..count {
+                    let row = rows.get(block * ROWS + index);
+                    let places = block_values.iter_mut().skip(index).step_by(count);
+                    buffer.resize(k, 0.0);
+                    values[row * k..][..k].convert_to_f32_slice(buffer);
+                    places.zip(&*buffer).for_each(|(place, &value)| *place = value.into());
+                    let source = &spans[row * parts..][..parts];
+                    let places = block_spans.iter_mut().skip(index).step_by(count);
+                    places.zip(source).for_each(|(place, span)| *place = *span);
+                }
+            };
+        values_of.zip(spans_of).enumerate().for_each_init(Vec::new, pack);
         blocks
     }
 

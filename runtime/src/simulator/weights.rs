@@ -166,9 +166,7 @@ impl SegmentWeights {
         let weights = &weights[first * GROUP..][..columns.len() * GROUP];
         let spans = &spans[first / PRODUCTS..][..columns.len() / PRODUCTS];
         scratch.columns.resize(columns.len(), [0.0; GROUP]);
-        for (column, weights) in scratch.columns.iter_mut().zip(weights.as_chunks::<GROUP>().0) {
-            weights.as_slice().convert_to_f32_slice(column);
-        }
+        weights.convert_to_f32_slice(scratch.columns.as_flattened_mut());
         HalfWeights { values: &scratch.columns, spans }
     }
 
@@ -183,11 +181,8 @@ impl SegmentWeights {
     ) {
         let k = self.columns.len();
         if let Data::F16 { weights, .. } = &self.data {
-            let weights = &weights[(matrix * self.groups + group) * k * GROUP..];
-            for (column, weights) in out.iter_mut().zip(weights.as_chunks::<GROUP>().0) {
-                weights.as_slice().convert_to_f32_slice(column);
-            }
-            return;
+            let weights = &weights[(matrix * self.groups + group) * k * GROUP..][..k * GROUP];
+            return weights.convert_to_f32_slice(out.as_flattened_mut());
         }
         let integers = self.integers(isa, matrix, group, 0..k / QUAD, scratch);
         let (out, _) = out.as_chunks_mut::<QUAD>();

@@ -1,6 +1,5 @@
 //! Whole linears against dense sums that are taken from the tiles by the layout's formula.
 
-use half::f16;
 use tessera_formats::npu::tiles::TileLayout;
 
 use super::super::{Digits, Overflow};
