@@ -338,14 +338,15 @@ mod tests {
 
     #[test]
     fn rows_beyond_f16_are_scaled() {
+        let segment = [Range { start: 0, end: 32 }];
         let mut row = vec![999_936.0f32; 32];
         row[1] = -2.0e-3;
-        let rows = quantized(&row, Scheme::W16A16, Digits::Base15, &[0..32]);
+        let rows = quantized(&row, Scheme::W16A16, Digits::Base15, &segment);
         let Operands::Halves { values, spans } = &rows.operands else { panic!("f16") };
         assert_eq!(rows.scales, [32.0]);
         assert_eq!(values[0].to_f32() * 32.0, 999_936.0);
         assert_eq!(spans.len(), 1);
-        let small = quantized(&[3.0e-6; 32], Scheme::W16A16, Digits::Base15, &[0..32]);
+        let small = quantized(&[3.0e-6; 32], Scheme::W16A16, Digits::Base15, &segment);
         let Operands::Halves { values, .. } = &small.operands else { panic!("f16") };
         assert!((values[0].to_f32() * small.scales[0] - 3.0e-6).abs() < 3.0e-9);
     }

@@ -232,6 +232,8 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::cast_possible_truncation, reason = "numbers that fit, or are to be rounded")]
+
     use proptest::prelude::*;
 
     use super::*;

@@ -1,4 +1,5 @@
 //! Whole linears against dense sums that are taken from the tiles by the layout's formula.
+#![expect(clippy::cast_possible_truncation, reason = "f64 is rounded to f32 on purpose")]
 
 use tessera_formats::npu::tiles::TileLayout;
 
