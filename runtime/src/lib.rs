@@ -9,3 +9,4 @@ pub mod model;
 pub mod perplexity;
 pub mod quantize;
 pub mod rotation;
+pub mod simulator;

@@ -65,7 +65,12 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
-        Self { source, base: 0, bytes: Vec::new(), at: 0 }
+        Self::of_bytes(source, Vec::new())
+    }
+
+    /// A cursor that has the first bytes of the source already.
+    pub(super) fn of_bytes(source: &'a Source, bytes: Vec<u8>) -> Self {
+        Self { source, base: 0, bytes, at: 0 }
     }
 
     pub(super) fn source(&self) -> &'a Source {

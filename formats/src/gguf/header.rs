@@ -1,10 +1,12 @@
 //! The header of one file: version, counts and key-values.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Fault, LARGEST_HEADER, Stop};
 use super::error::{GgufError, Problem, Subject};
 use super::metadata::Metadata;
+use super::source::Source;
 use super::value::{Array, Strings, Value, ValueType};
 
 /// Alignment of tensor data where `general.alignment` is absent, in bytes.
@@ -46,17 +48,25 @@ impl Header {
         let (version, tensor_count, key_count) =
             fixed_part(cursor).map_err(|stop| stop.of(source, || Subject::Header))?;
         cursor.cut();
-        let metadata = read_metadata(cursor, key_count)?;
-        let alignment = alignment(&metadata.0).map_err(|problem| {
-            let offset = metadata.0.index_of(ALIGNMENT).and_then(|index| metadata.1.get(index));
-            GgufError::Malformed {
-                path: source.path().to_owned(),
-                offset: offset.copied().unwrap_or_default(),
-                subject: Subject::Value { key: ALIGNMENT.to_owned() },
-                problem,
-            }
-        })?;
-        Ok(Self { version, tensor_count, alignment, metadata: metadata.0 })
+        let (metadata, alignment) = read_metadata(cursor, Some(key_count))?;
+        Ok(Self { version, tensor_count, alignment, metadata })
+    }
+}
+
+impl Metadata {
+    /// The key-values of a section that was taken from a file, as [`Gguf::metadata_bytes`] gives
+    /// it, by the rules for files. `path` is the file that errors name; their offsets are within
+    /// the section.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are anything but whole key-values.
+    ///
+    /// [`Gguf::metadata_bytes`]: super::Gguf::metadata_bytes
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, GgufError> {
+        let source = Source::in_memory(path, u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        let (metadata, _) = read_metadata(&mut Cursor::of_bytes(&source, bytes), None)?;
+        Ok(metadata)
     }
 }
 
@@ -95,32 +105,48 @@ fn fixed_part(cursor: &mut Cursor<'_>) -> Result<(u32, u64, u64), Stop> {
     }
 }
 
-/// The key-values, and the byte of the file where each one's value begins.
+/// The key-values, `key_count` of them or all there are, and the alignment that they set.
 fn read_metadata(
     cursor: &mut Cursor<'_>,
-    key_count: u64,
-) -> Result<(Metadata, Vec<u64>), GgufError> {
+    key_count: Option<u64>,
+) -> Result<(Metadata, u64), GgufError> {
     let source = cursor.source();
     let mut metadata = Metadata::default();
     let mut offsets = Vec::new();
-    for index in 0..key_count {
+    let mut index = 0;
+    while key_count.map_or(cursor.remaining() > 0, |count| index < count) {
         let subject = || Subject::Key { index };
         let offset = cursor.offset();
+        let malformed = |problem| GgufError::Malformed {
+            path: source.path().to_owned(),
+            offset,
+            subject: subject(),
+            problem,
+        };
+        if index == MOST_KEYS {
+            let (things, found, limit) = ("key-values", index + 1, MOST_KEYS);
+            return Err(malformed(Problem::TooMany { things, found, limit }));
+        }
         let key = cursor.name(LONGEST_KEY).map_err(|stop| stop.of(source, subject))?.to_owned();
         if metadata.get(&key).is_some() {
-            return Err(GgufError::Malformed {
-                path: source.path().to_owned(),
-                offset,
-                subject: subject(),
-                problem: Problem::Duplicate { name: key },
-            });
+            return Err(malformed(Problem::Duplicate { name: key }));
         }
         offsets.push(cursor.offset());
         let value = read_value(cursor, &key)?;
         metadata.push(key, value);
+        index += 1;
     }
     metadata.set_bytes(Arc::new(cursor.cut()));
-    Ok((metadata, offsets))
+    let alignment = alignment(&metadata).map_err(|problem| {
+        let offset = metadata.index_of(ALIGNMENT).and_then(|index| offsets.get(index));
+        GgufError::Malformed {
+            path: source.path().to_owned(),
+            offset: offset.copied().unwrap_or_default(),
+            subject: Subject::Value { key: ALIGNMENT.to_owned() },
+            problem,
+        }
+    })?;
+    Ok((metadata, alignment))
 }
 
 fn read_value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, GgufError> {

@@ -7,11 +7,13 @@ use std::time::SystemTime;
 
 use super::error::GgufError;
 
-/// An open file and what the system said of it at open.
+/// An open file and what the system said of it at open; or the name and length of bytes that a
+/// cursor has in memory.
 #[derive(Debug)]
 pub(super) struct Source {
     path: PathBuf,
-    file: File,
+    /// `None` of bytes in memory, which are never read from here.
+    file: Option<File>,
     stamp: Stamp,
     /// Serializes seek and read where the system has no positioned read for shared files.
     #[cfg(not(unix))]
@@ -53,11 +55,31 @@ impl Source {
         refuse_special(path, &metadata)?;
         Ok(Self {
             path: path.to_owned(),
-            file,
+            file: Some(file),
             stamp: Stamp::of(&metadata),
             #[cfg(not(unix))]
             seeking: std::sync::Mutex::new(()),
         })
+    }
+
+    /// What stands for `length` bytes in memory that came from `path`.
+    pub(super) fn in_memory(path: &Path, length: u64) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: None,
+            stamp: Stamp {
+                length,
+                modified: None,
+                #[cfg(unix)]
+                identity: (0, 0),
+            },
+            #[cfg(not(unix))]
+            seeking: std::sync::Mutex::new(()),
+        }
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        self.file.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -89,14 +111,14 @@ impl Source {
 
     #[cfg(unix)]
     fn read_positioned(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.file, buf, offset)
+        std::os::unix::fs::FileExt::read_exact_at(self.file()?, buf, offset)
     }
 
     #[cfg(not(unix))]
     fn read_positioned(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         use std::io::{Read, Seek, SeekFrom};
         let _seeking = self.seeking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut file = &self.file;
+        let mut file = self.file()?;
         file.seek(SeekFrom::Start(offset))?;
         file.read_exact(buf)
     }
@@ -104,7 +126,8 @@ impl Source {
     /// Compares the open file, and what its path leads to now, with what was seen at open.
     pub(super) fn check_unchanged(&self) -> Result<(), GgufError> {
         let open_error = |source| GgufError::Open { path: self.path.clone(), source };
-        self.compare(&Stamp::of(&self.file.metadata().map_err(open_error)?))?;
+        let file = self.file().map_err(open_error)?;
+        self.compare(&Stamp::of(&file.metadata().map_err(open_error)?))?;
         self.compare(&Stamp::of(&std::fs::metadata(&self.path).map_err(open_error)?))
     }
 

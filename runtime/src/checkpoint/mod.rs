@@ -1,12 +1,14 @@
 //! A trained model as the decoder sees it: keys, tensors, linears. GGUF files and packs are two.
 
 mod gguf;
+mod pack;
 
 use tessera_formats::gguf::Metadata;
 
 use crate::linear::{Linear, LinearError};
 
 pub use gguf::GgufCheckpoint;
+pub use pack::{PackCheckpoint, PackCheckpointError};
 
 /// A trained model: what the decoder reads.
 pub trait Checkpoint: Sync {

@@ -1,0 +1,401 @@
+//! Rows of activations to the operands of an engine.
+//!
+//! A row x becomes x' = R·(v ⊙ x), zeros up to the end of the last segment, and in each segment
+//! integers of its own scale: `scale = amax/qmax`, `q = clamp(round_half_even(x'·f32(1/scale)))`, as
+//! [`quantize`](crate::quantize) has it. A segment of zeros has zeros.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::f16;
+use rayon::prelude::*;
+use tessera_formats::npu::Scheme;
+
+use super::halves::{self, PRODUCTS};
+use crate::linear::{Activations, LinearError};
+use crate::quantize;
+use crate::rotation::Rotation;
+
+/// Base of the two digits of a w4a8 activation, `a = base·high + low`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Digits {
+    /// Digits in −7…7, |a| ≤ 112.
+    Base15,
+    /// Digits in −8…7, |a| ≤ 119. Its steps are 112/119 of the other's, and so is the error.
+    #[default]
+    Base16,
+}
+
+impl Digits {
+    /// Worth of the high digit.
+    pub const fn base(self) -> i8 {
+        match self {
+            Digits::Base15 => 15,
+            Digits::Base16 => 16,
+        }
+    }
+
+    /// Largest magnitude of either sign that two digits express.
+    pub const fn qmax(self) -> i8 {
+        match self {
+            Digits::Base15 => 112,
+            Digits::Base16 => 119,
+        }
+    }
+
+    /// High and low digit of `a`, at most [`qmax`](Self::qmax) in magnitude.
+    pub const fn split(self, a: i8) -> (i8, i8) {
+        let (high, low) = match self {
+            Digits::Base15 => {
+                let high = (a + 7).div_euclid(15);
+                (high, a - 15 * high)
+            }
+            // |a| ≤ 119, so a + 8 is at most 127.
+            Digits::Base16 => {
+                let high = (a + 8) >> 4;
+                (high, a - 16 * high)
+            }
+        };
+        (high, low)
+    }
+}
+
+/// What linears that read the same input share: how its rows are rotated.
+#[derive(Debug)]
+pub struct SimulatedInput {
+    rotation: Arc<Rotation>,
+    vector: Option<Vec<f32>>,
+    plans: Mutex<Vec<Arc<Plan>>>,
+}
+
+impl SimulatedInput {
+    /// An input of a rotation and, if not all ones, the vector v that rows are multiplied by before.
+    /// Where the vector is not `rotation.k()` long, linears of this input are refused.
+    pub fn new(rotation: Arc<Rotation>, vector: Option<Vec<f32>>) -> Self {
+        SimulatedInput { rotation, vector, plans: Mutex::default() }
+    }
+
+    /// The rotation.
+    pub fn rotation(&self) -> &Rotation {
+        &self.rotation
+    }
+
+    /// The vector.
+    pub fn vector(&self) -> Option<&[f32]> {
+        self.vector.as_deref()
+    }
+
+    /// The plan of that scheme and those segments: one for all linears of this input that ask.
+    pub(super) fn plan(
+        &self,
+        scheme: Scheme,
+        digits: Digits,
+        segments: &[Range<usize>],
+    ) -> Arc<Plan> {
+        // Only w4a8 has digits.
+        let digits = if scheme == Scheme::W4A8 { digits } else { Digits::default() };
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |plan: &&Arc<Plan>| {
+            plan.scheme == scheme && plan.digits == digits && plan.segments == segments
+        };
+        if let Some(plan) = plans.iter().find(same) {
+            return Arc::clone(plan);
+        }
+        let plan = Arc::new(Plan { scheme, digits, segments: segments.to_vec() });
+        plans.push(Arc::clone(&plan));
+        plan
+    }
+}
+
+/// How rows of an input are quantized.
+#[derive(Debug)]
+pub(super) struct Plan {
+    scheme: Scheme,
+    digits: Digits,
+    segments: Vec<Range<usize>>,
+}
+
+impl Plan {
+    /// Rows of operands that a row of activations becomes.
+    pub(super) fn planes(&self) -> usize {
+        if self.scheme == Scheme::W4A8 { 2 } else { 1 }
+    }
+
+    /// Worth of the first plane in units of the second; 0 where there is one.
+    pub(super) fn base(&self) -> i32 {
+        if self.scheme == Scheme::W4A8 { self.digits.base().into() } else { 0 }
+    }
+
+    /// Largest integer of an activation.
+    fn qmax(&self) -> i8 {
+        match self.scheme {
+            Scheme::W4A8 => self.digits.qmax(),
+            Scheme::W4A4 => 7,
+            Scheme::W8A8 | Scheme::W16A16 => 127,
+        }
+    }
+
+    /// Columns of all segments.
+    pub(super) fn k(&self) -> usize {
+        self.segments.last().map_or(0, |segment| segment.end)
+    }
+}
+
+/// Rotated rows, `[m, rotation.size()]`.
+#[derive(Debug)]
+pub(super) struct RotatedRows {
+    pub(super) values: Vec<f32>,
+    /// Held so that no other input can have its address while these rows are known by it.
+    _input: Arc<SimulatedInput>,
+}
+
+impl RotatedRows {
+    /// The rows of `x`, rotated once for all linears of the input.
+    pub(super) fn of(
+        name: &str,
+        input: &Arc<SimulatedInput>,
+        x: &Activations<'_>,
+    ) -> Result<Arc<Self>, LinearError> {
+        x.prepared(Arc::as_ptr(input).addr(), |x| {
+            let size = input.rotation.size();
+            let mut values = vec![0.0; x.rows() * size];
+            let not_finite =
+                rows_in_order(&mut values, size, |row, out, scratch: &mut Vec<f32>| {
+                    scratch.resize(input.rotation.scratch_len(), 0.0);
+                    let source = x.row(row);
+                    out[..source.len()].copy_from_slice(source);
+                    match &input.vector {
+                        Some(vector) => input.rotation.apply_scaled(out, vector, scratch),
+                        None => input.rotation.apply(out, scratch),
+                    }
+                    let first = |row: &[f32]| quantize::first_non_finite(row).map(|at| row[at]);
+                    first(source).or_else(|| first(out))
+                });
+            match not_finite {
+                Some((row, value)) => {
+                    Err(LinearError::NotFinite { name: name.to_owned(), row, value })
+                }
+                None => Ok(RotatedRows { values, _input: Arc::clone(input) }),
+            }
+        })
+    }
+}
+
+/// Does `work` for each row, on all threads if there are several, and returns the first row, in
+/// order, for which it gave something.
+fn rows_in_order<S: Default + Send>(
+    values: &mut [f32],
+    length: usize,
+    work: impl Fn(usize, &mut [f32], &mut S) -> Option<f32> + Sync,
+) -> Option<(usize, f32)> {
+    if values.len() == length {
+        return work(0, values, &mut S::default()).map(|found| (0, found));
+    }
+    values
+        .par_chunks_exact_mut(length)
+        .enumerate()
+        .map_init(S::default, |scratch, (row, values)| {
+            work(row, values, scratch).map(|found| (row, found))
+        })
+        .reduce(|| None, |first, second| first.or(second))
+}
+
+/// Rows as an engine multiplies them.
+#[derive(Debug)]
+pub(super) struct QuantizedRows {
+    pub(super) operands: Operands,
+    /// `[m, segments]`.
+    pub(super) scales: Vec<f32>,
+    /// Held so that no other plan can have its address while these rows are known by it.
+    _plan: Arc<Plan>,
+}
+
+/// Operands of all rows over all segments, K columns.
+#[derive(Debug)]
+pub(super) enum Operands {
+    /// `[m, planes, K]`.
+    Integers(Vec<i8>),
+    /// `[m, K]`, and the spans of 32 columns each, `[m, K/32]`.
+    Halves { values: Vec<f16>, spans: Vec<u8> },
+}
+
+impl QuantizedRows {
+    /// The rows of `x`, quantized once for all linears of the plan.
+    pub(super) fn of(
+        name: &str,
+        input: &Arc<SimulatedInput>,
+        plan: &Arc<Plan>,
+        x: &Activations<'_>,
+    ) -> Result<Arc<Self>, LinearError> {
+        x.prepared(Arc::as_ptr(plan).addr(), |x| {
+            let rotated = RotatedRows::of(name, input, x)?;
+            Ok(QuantizedRows::new(&rotated.values, input.rotation.size(), plan))
+        })
+    }
+
+    fn new(rotated: &[f32], size: usize, plan: &Arc<Plan>) -> Self {
+        let (m, k, planes) = (rotated.len() / size, plan.k(), plan.planes());
+        let segments = plan.segments.len();
+        let mut scales = vec![1.0; m * segments];
+        let rows = scales.par_chunks_exact_mut(segments).zip(rotated.par_chunks_exact(size));
+        let operands = if plan.scheme == Scheme::W16A16 {
+            let mut values = vec![f16::ZERO; m * k];
+            let mut spans = vec![0; m * (k / PRODUCTS)];
+            values
+                .par_chunks_exact_mut(k)
+                .zip(spans.par_chunks_exact_mut(k / PRODUCTS))
+                .zip(rows)
+                .for_each(|((values, spans), (scales, row))| {
+                    halves_of_row(row, &plan.segments, scales, values);
+                    for (span, values) in spans.iter_mut().zip(values.chunks_exact(PRODUCTS)) {
+                        *span = halves::span(values.iter().copied());
+                    }
+                });
+            Operands::Halves { values, spans }
+        } else {
+            let mut integers = vec![0; m * planes * k];
+            integers
+                .par_chunks_exact_mut(planes * k)
+                .zip(rows)
+                .for_each(|(integers, (scales, row))| integers_of_row(row, plan, scales, integers));
+            Operands::Integers(integers)
+        };
+        QuantizedRows { operands, scales, _plan: Arc::clone(plan) }
+    }
+}
+
+/// Columns of a segment that the rotated row has; the others are padding.
+fn present<'a>(row: &'a [f32], segment: &Range<usize>) -> &'a [f32] {
+    &row[segment.start.min(row.len())..segment.end.min(row.len())]
+}
+
+fn integers_of_row(row: &[f32], plan: &Plan, scales: &mut [f32], planes: &mut [i8]) {
+    let (first, second) = planes.split_at_mut(plan.k());
+    for (segment, scale) in plan.segments.iter().zip(scales) {
+        let values = present(row, segment);
+        *scale = quantize::scale_of(quantize::amax(values), plan.qmax());
+        let integers = &mut first[segment.start..][..values.len()];
+        quantize::quantize_row(values, *scale, plan.qmax(), integers);
+    }
+    for (high, low) in first.iter_mut().zip(second) {
+        (*high, *low) = plan.digits.split(*high);
+    }
+}
+
+fn halves_of_row(row: &[f32], segments: &[Range<usize>], scales: &mut [f32], out: &mut [f16]) {
+    for (segment, scale) in segments.iter().zip(scales) {
+        let values = present(row, segment);
+        *scale = quantize::f16_scale(quantize::amax(values));
+        quantize::to_f16_row(values, *scale, &mut out[segment.start..][..values.len()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_in_range_and_make_the_number() {
+        for (digits, least, greatest) in [(Digits::Base15, -7, 7), (Digits::Base16, -8, 7i16)] {
+            let qmax = digits.qmax();
+            for a in -qmax..=qmax {
+                let (high, low) = digits.split(a);
+                assert_eq!(
+                    i16::from(digits.base()) * i16::from(high) + i16::from(low),
+                    i16::from(a)
+                );
+                let range = least..=greatest;
+                assert!(range.contains(&high.into()) && range.contains(&low.into()));
+            }
+            // One more has no such digits.
+            let beyond = i16::from(qmax) + 1;
+            let base = i16::from(digits.base());
+            let expressed = |high: i16| (least..=greatest).contains(&(beyond - base * high));
+            assert!(!(least..=greatest).any(expressed));
+        }
+    }
+
+    fn quantized(
+        row: &[f32],
+        scheme: Scheme,
+        digits: Digits,
+        segments: &[Range<usize>],
+    ) -> QuantizedRows {
+        let input = SimulatedInput::new(Arc::new(Rotation::identity(row.len())), None);
+        QuantizedRows::new(row, row.len(), &input.plan(scheme, digits, segments))
+    }
+
+    #[test]
+    fn segments_have_scales_of_their_own_and_padding_is_zero() {
+        let mut row = vec![0.0f32; 80];
+        (row[3], row[40], row[50]) = (12.7, -1.4, 0.7);
+        let rows = quantized(&row, Scheme::W4A4, Digits::Base15, &[0..32, 32..64, 64..96]);
+        assert_eq!(rows.scales, [12.7 / 7.0, 0.2, 1.0]);
+        let Operands::Integers(q) = &rows.operands else { panic!("integers") };
+        let nonzero: Vec<_> = q.iter().enumerate().filter(|(_, q)| **q != 0).collect();
+        assert_eq!(nonzero, [(3, &7), (40, &-7), (50, &4)]);
+    }
+
+    #[test]
+    fn rows_beyond_f16_are_scaled() {
+        let segment = [Range { start: 0, end: 32 }];
+        let mut row = vec![999_936.0f32; 32];
+        row[1] = -2.0e-3;
+        let rows = quantized(&row, Scheme::W16A16, Digits::Base15, &segment);
+        let Operands::Halves { values, spans } = &rows.operands else { panic!("f16") };
+        assert_eq!(rows.scales, [32.0]);
+        assert_eq!(values[0].to_f32() * 32.0, 999_936.0);
+        assert_eq!(spans.len(), 1);
+        let small = quantized(&[3.0e-6; 32], Scheme::W16A16, Digits::Base15, &segment);
+        let Operands::Halves { values, .. } = &small.operands else { panic!("f16") };
+        assert!((values[0].to_f32() * small.scales[0] - 3.0e-6).abs() < 3.0e-9);
+    }
+
+    #[test]
+    fn plans_are_shared() {
+        let input = SimulatedInput::new(Arc::new(Rotation::identity(64)), None);
+        let plan = |scheme, digits, end| input.plan(scheme, digits, &[0..end, end..64]);
+        let one = plan(Scheme::W8A8, Digits::Base15, 32);
+        assert!(Arc::ptr_eq(&one, &plan(Scheme::W8A8, Digits::Base16, 32)));
+        assert!(!Arc::ptr_eq(&one, &plan(Scheme::W4A4, Digits::Base15, 32)));
+        let digits = plan(Scheme::W4A8, Digits::Base15, 32);
+        assert!(!Arc::ptr_eq(&digits, &plan(Scheme::W4A8, Digits::Base16, 32)));
+    }
+
+    /// The figure behind the default of [`Digits`].
+    #[test]
+    fn base_16_errs_less() {
+        let segment = [Range { start: 0, end: 4096 }];
+        let mut state = 1u64;
+        let mut uniform = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 24) as f32
+        };
+        for power in [1, 3] {
+            let error = |row: &[f32], digits: Digits| -> f64 {
+                let rows = quantized(row, Scheme::W4A8, digits, &segment);
+                let Operands::Integers(q) = &rows.operands else { panic!("integers") };
+                let (high, low) = q.split_at(4096);
+                let rebuilt = high.iter().zip(low).map(|(&h, &l)| {
+                    f32::from(i16::from(digits.base()) * i16::from(h) + i16::from(l))
+                        * rows.scales[0]
+                });
+                row.iter().zip(rebuilt).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+            };
+            let (mut narrow, mut wide, mut energy) = (0.0, 0.0, 0.0);
+            for _ in 0..64 {
+                let row: Vec<f32> = (0..4096)
+                    .map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0)
+                    .map(|x| x.powi(power))
+                    .collect();
+                narrow += error(&row, Digits::Base15);
+                wide += error(&row, Digits::Base16);
+                energy += row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+            }
+            let relative = |error: f64| (error / energy).sqrt();
+            assert!((relative(wide) / relative(narrow) - 112.0 / 119.0).abs() < 0.01);
+        }
+    }
+}

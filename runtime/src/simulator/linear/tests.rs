@@ -1,0 +1,410 @@
+//! Whole linears against dense sums that are taken from the tiles by the layout's formula.
+#![expect(clippy::cast_possible_truncation, reason = "f64 is rounded to f32 on purpose")]
+
+use tessera_formats::npu::tiles::TileLayout;
+
+use super::super::{Digits, Overflow};
+use super::*;
+use crate::rotation::Rotation;
+
+/// Numbers from a linear congruential generator.
+struct Noise(u64);
+
+impl Noise {
+    fn bits(&mut self) -> u32 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u32::try_from(self.0 >> 33).unwrap()
+    }
+
+    fn uniform(&mut self) -> f32 {
+        (self.bits() & 0xff_ffff) as f32 / 16_777_216.0 - 0.5
+    }
+
+    fn row(&mut self, length: usize) -> Vec<f32> {
+        (0..length).map(|_| self.uniform() + self.uniform() + self.uniform()).collect()
+    }
+}
+
+/// A linear with its tiles beside it.
+struct Case {
+    weights: Weights,
+    tiles: Vec<Vec<u8>>,
+    rotation: Arc<Rotation>,
+    vector: Option<Vec<f32>>,
+}
+
+impl Case {
+    fn new(
+        scheme: Scheme,
+        (experts, n, k): (Option<usize>, usize, usize),
+        cuts: &[usize],
+        granularity: Granularity,
+    ) -> Self {
+        let mut noise = Noise(n as u64 * 1000 + k as u64);
+        let rotation = Rotation::hadamard(k).unwrap();
+        let segments: Vec<_> = cuts.windows(2).map(|pair| pair[0]..pair[1]).collect();
+        let matrices = experts.unwrap_or(1);
+        let count = match granularity {
+            Granularity::Tensor => matrices,
+            Granularity::Channel => matrices * segments.len() * n,
+        };
+        let scales = (0..count).map(|_| 0.02 + noise.uniform().abs() / 50.0).collect();
+        let name = "blk.0.ffn_up.weight".to_owned();
+        let weights = Weights { name, scheme, n, k, experts, segments, granularity, scales };
+        let mut case = Case {
+            weights,
+            tiles: Vec::new(),
+            rotation: Arc::new(rotation),
+            vector: Some((0..k).map(|_| if noise.bits() & 1 == 0 { 1.5 } else { -0.5 }).collect()),
+        };
+        for segment in 0..case.weights.segments.len() {
+            let layout = case.layout(segment);
+            let mut tiles = vec![0u8; matrices * layout.bytes()];
+            let columns = case.weights.segments[segment].clone();
+            for matrix in 0..matrices {
+                let tiles = &mut tiles[matrix * layout.bytes()..][..layout.bytes()];
+                for row in 0..n {
+                    for (column, _) in columns.clone().enumerate().filter(|(_, c)| *c < k) {
+                        put(layout, tiles, row, column, &mut noise);
+                    }
+                }
+            }
+            case.tiles.push(tiles);
+        }
+        case
+    }
+
+    fn layout(&self, segment: usize) -> TileLayout {
+        let engine = self.weights.scheme.engine();
+        let n_padded = self.weights.n.next_multiple_of(engine.tile_n());
+        TileLayout::new(engine, n_padded, self.weights.segments[segment].len()).unwrap()
+    }
+
+    fn load(&self, simulation: Simulation) -> Result<SimulatedLinear, LinearError> {
+        let input = SimulatedInput::new(Arc::clone(&self.rotation), self.vector.clone());
+        let (weights, tiles) = (self.weights.clone(), self.tiles.clone());
+        SimulatedLinear::new(weights, tiles, Arc::new(input), simulation, Arc::default())
+    }
+
+    /// w[n, column] of the stored form, unscaled.
+    fn stored(&self, matrix: usize, segment: usize, n: usize, column: usize) -> f64 {
+        let layout = self.layout(segment);
+        let tiles = &self.tiles[segment][matrix * layout.bytes()..];
+        let index = layout.element_index(n, column);
+        match layout.engine() {
+            Engine::I8 => tiles[index].cast_signed().into(),
+            Engine::I4 => {
+                let nibble = tiles[index / 2] >> (4 * (index % 2)) & 15;
+                f64::from(nibble) - if nibble > 7 { 16.0 } else { 0.0 }
+            }
+            Engine::F16 => f16::from_le_bytes([tiles[2 * index], tiles[2 * index + 1]]).to_f64(),
+        }
+    }
+
+    fn scale(&self, matrix: usize, segment: usize, n: usize) -> f64 {
+        let Weights { granularity, scales, segments, .. } = &self.weights;
+        match granularity {
+            Granularity::Tensor => scales[matrix].into(),
+            Granularity::Channel => {
+                scales[(matrix * segments.len() + segment) * self.weights.n + n].into()
+            }
+        }
+    }
+
+    /// The rotated row, by the dense matrix.
+    fn rotated(&self, x: &[f32]) -> Vec<f32> {
+        let mut row = x.to_vec();
+        let mut scratch = vec![0.0; self.rotation.scratch_len()];
+        self.rotation.apply_scaled(&mut row, self.vector.as_ref().unwrap(), &mut scratch);
+        row
+    }
+
+    /// What the NPU gives for a row: operands by the formulas, sums in f64, which are exact.
+    fn expected(&self, matrix: usize, x: &[f32], digits: Digits) -> Vec<f32> {
+        let row = self.rotated(x);
+        (0..self.weights.n)
+            .map(|n| {
+                let mut total = 0.0f32;
+                for (segment, columns) in self.weights.segments.iter().enumerate() {
+                    let end = columns.end.min(row.len());
+                    let values = &row[columns.start.min(end)..end];
+                    let amax = values.iter().fold(0.0f32, |amax, x| amax.max(x.abs()));
+                    let scale = self.scale(matrix, segment, n) as f32;
+                    let w = |column: usize| self.stored(matrix, segment, n, column);
+                    let (sum, row_scale) = match self.weights.scheme {
+                        Scheme::W16A16 => {
+                            let mut sum = 0.0f32;
+                            for (group, values) in values.chunks(32).enumerate() {
+                                let products = values
+                                    .iter()
+                                    .enumerate()
+                                    .map(|(i, &x)| f16::from_f32(x).to_f64() * w(group * 32 + i));
+                                // Few bits: exact in f64.
+                                sum += products.sum::<f64>() as f32;
+                            }
+                            (sum, 1.0)
+                        }
+                        scheme => {
+                            let qmax = match scheme {
+                                Scheme::W8A8 => 127.0,
+                                Scheme::W4A4 => 7.0,
+                                _ => f32::from(digits.qmax()),
+                            };
+                            let row_scale = if amax == 0.0 { 1.0 } else { amax / qmax };
+                            let inverse = 1.0 / row_scale;
+                            let sum: f64 = values
+                                .iter()
+                                .enumerate()
+                                .map(|(i, x)| {
+                                    let q = (x * inverse).round_ties_even().clamp(-qmax, qmax);
+                                    f64::from(q) * w(i)
+                                })
+                                .sum();
+                            (sum as f32, row_scale)
+                        }
+                    };
+                    let value = sum * row_scale * scale;
+                    total = if segment == 0 { value } else { total + value };
+                }
+                total
+            })
+            .collect()
+    }
+}
+
+fn put(layout: TileLayout, tiles: &mut [u8], n: usize, k: usize, noise: &mut Noise) {
+    let index = layout.element_index(n, k);
+    match layout.engine() {
+        Engine::I8 => {
+            let q = i8::try_from(noise.bits() % 255).unwrap_or(-127);
+            tiles[index] = q.cast_unsigned();
+        }
+        Engine::I4 => {
+            let q = u8::try_from(noise.bits() % 15).unwrap().wrapping_sub(7) & 15;
+            tiles[index / 2] |= q << (4 * (index % 2));
+        }
+        Engine::F16 => {
+            let w = f16::from_f32(noise.uniform() * 0.25);
+            tiles[2 * index..2 * index + 2].copy_from_slice(&w.to_le_bytes());
+        }
+    }
+}
+
+fn cases() -> Vec<Case> {
+    use Granularity::{Channel, Tensor};
+    vec![
+        Case::new(Scheme::W8A8, (None, 32, 64), &[0, 64], Channel),
+        Case::new(Scheme::W8A8, (None, 100, 96), &[0, 64, 96], Channel),
+        Case::new(Scheme::W8A8, (None, 65, 1100), &[0, 608, 1120], Tensor),
+        Case::new(Scheme::W8A8, (Some(3), 70, 96), &[0, 32, 96], Channel),
+        Case::new(Scheme::W4A4, (None, 130, 160), &[0, 96, 160], Channel),
+        Case::new(Scheme::W4A4, (Some(2), 64, 100), &[0, 128], Tensor),
+        Case::new(Scheme::W4A8, (None, 80, 576), &[0, 320, 576], Channel),
+        Case::new(Scheme::W4A8, (Some(2), 17, 64), &[0, 64], Channel),
+        Case::new(Scheme::W16A16, (None, 48, 96), &[0, 64, 96], Channel),
+        Case::new(Scheme::W16A16, (Some(2), 90, 576), &[0, 576], Tensor),
+    ]
+}
+
+/// All rows of one matrix.
+fn apply(linear: &SimulatedLinear, case: &Case, matrix: usize, x: &[f32]) -> Vec<f32> {
+    let rows: Vec<usize> = (0..x.len() / case.weights.k).collect();
+    let mut out = vec![f32::NAN; rows.len() * case.weights.n];
+    let x = Activations::new(x, case.weights.k);
+    match case.weights.experts {
+        None => linear.apply(&x, &mut out).unwrap(),
+        Some(_) => linear.apply_expert(matrix, &x, &rows, &mut out).unwrap(),
+    }
+    out
+}
+
+#[test]
+fn equals_dense_sums_from_the_tiles() {
+    for case in cases() {
+        for digits in [Digits::Base15, Digits::Base16] {
+            let linear = case.load(Simulation { digits, ..Simulation::default() }).unwrap();
+            for matrix in 0..case.weights.experts.unwrap_or(1) {
+                for m in [1, 2, 7, 20] {
+                    let mut x = Noise(5 + matrix as u64).row(m * case.weights.k);
+                    // A row of zeros among them.
+                    x[(m - 1) / 2 * case.weights.k..][..case.weights.k].fill(0.0);
+                    let out = apply(&linear, &case, matrix, &x);
+                    for (x, out) in x.chunks(case.weights.k).zip(out.chunks(case.weights.n)) {
+                        let expected = case.expected(matrix, x, digits);
+                        assert_eq!(out, expected, "{} {m} rows", case.weights.scheme);
+                        if x[0] == 0.0 {
+                            assert!(out.iter().all(|&y| y == 0.0));
+                        }
+                    }
+                }
+            }
+            assert_eq!(linear.saturated(), 0);
+        }
+    }
+}
+
+#[test]
+fn experts_read_the_rows_they_are_given() {
+    let case = &cases()[3];
+    let linear = case.load(Simulation::default()).unwrap();
+    let (k, n) = (case.weights.k, case.weights.n);
+    let values = Noise(9).row(9 * k);
+    let x = Activations::new(&values, k);
+    for rows in [&[2usize][..], &[0, 3, 8], &[1, 2, 3, 4, 5, 6, 7, 8], &[]] {
+        let mut out = vec![f32::NAN; rows.len() * n];
+        linear.apply_expert(1, &x, rows, &mut out).unwrap();
+        for (row, out) in rows.iter().zip(out.chunks(n)) {
+            assert_eq!(out, case.expected(1, &values[row * k..][..k], Digits::default()));
+        }
+    }
+}
+
+#[test]
+fn float_activations_leave_the_weights_error_alone() {
+    let simulation =
+        Simulation { arithmetic: Arithmetic::FloatActivations, ..Simulation::default() };
+    for case in cases() {
+        let linear = case.load(simulation).unwrap();
+        let x = Noise(77).row(5 * case.weights.k);
+        for matrix in 0..case.weights.experts.unwrap_or(1) {
+            let out = apply(&linear, &case, matrix, &x);
+            for (x, out) in x.chunks(case.weights.k).zip(out.chunks(case.weights.n)) {
+                let row = case.rotated(x);
+                for (n, &found) in out.iter().enumerate() {
+                    let (mut sum, mut magnitude) = (0.0f64, 0.0f64);
+                    for (segment, columns) in case.weights.segments.iter().enumerate() {
+                        for column in columns.clone().filter(|&column| column < row.len()) {
+                            let w = case.stored(matrix, segment, n, column - columns.start);
+                            let term = f64::from(row[column]) * w * case.scale(matrix, segment, n);
+                            sum += term;
+                            magnitude += term.abs();
+                        }
+                    }
+                    assert!((f64::from(found) - sum).abs() <= 1e-5 * magnitude);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_bits() {
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let (one, three) = (pool(1), pool(3));
+    for case in cases() {
+        for arithmetic in [Arithmetic::Integer, Arithmetic::FloatActivations] {
+            let linear = case.load(Simulation { arithmetic, ..Simulation::default() }).unwrap();
+            let x = Noise(3).row(250 * case.weights.k);
+            let bits = |out: Vec<f32>| out.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            let first = bits(one.install(|| apply(&linear, &case, 0, &x)));
+            assert_eq!(first, bits(three.install(|| apply(&linear, &case, 0, &x))));
+        }
+    }
+}
+
+/// The probe for boards: all −8 by all −8, where the exact sum just leaves 16 bits.
+#[test]
+fn sixteen_bits_saturate_or_wrap_and_are_counted() {
+    for (k, saturated, wrapped, overflows) in
+        [(480, 30720.0, 30720.0, 0), (512, 32767.0, -32768.0, 64), (1024, 32767.0, 0.0, 64)]
+    {
+        // One more tile column, without weights, for the element that makes the scale 1.
+        let columns = k + 32;
+        let mut case =
+            Case::new(Scheme::W4A8, (None, 64, columns), &[0, columns], Granularity::Tensor);
+        case.tiles[0].fill(0);
+        case.tiles[0][..k / 32 * 1024].fill(0x88);
+        case.weights.scales = vec![1.0];
+        case.rotation = Arc::new(Rotation::identity(columns));
+        case.vector = None;
+        // −8 is the digits 0 and −8.
+        let mut x = vec![-8.0f32; columns];
+        x[k] = 119.0;
+        for (overflow, expected) in [(Overflow::Saturate, saturated), (Overflow::Wrap, wrapped)] {
+            let linear = case.load(Simulation { overflow, ..Simulation::default() }).unwrap();
+            let mut out = vec![0.0; 64];
+            linear.apply(&Activations::new(&x, columns), &mut out).unwrap();
+            assert_eq!(out, [expected; 64]);
+            assert_eq!(linear.saturated(), overflows);
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_not_finite_are_named() {
+    let case = &cases()[0];
+    let linear = case.load(Simulation::default()).unwrap();
+    let mut values = Noise(1).row(4 * 64);
+    values[2 * 64 + 5] = f32::NAN;
+    values[3 * 64] = f32::INFINITY;
+    let error = linear.apply(&Activations::new(&values, 64), &mut [0.0; 4 * 32]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the input of `blk.0.ffn_up.weight` has a value that is not finite (NaN) in row 2: the \
+         model is damaged, or overflows"
+    );
+    // Finite before the rotation and the vector, not after.
+    let error = linear.apply(&Activations::new(&[f32::MAX; 64], 64), &mut [0.0; 32]).unwrap_err();
+    assert!(matches!(error, LinearError::NotFinite { row: 0, .. }), "{error}");
+}
+
+#[test]
+fn wrong_calls_are_refused() {
+    let case = &cases()[3];
+    let linear = case.load(Simulation::default()).unwrap();
+    let values = vec![0.5; 2 * 96];
+    let x = Activations::new(&values, 96);
+    let mut out = vec![0.0; 70];
+    assert!(matches!(linear.apply(&x, &mut out), Err(LinearError::Expert { expert: None, .. })));
+    for (expert, rows, length) in [(3, 0, 70), (0, 2, 70), (0, 1, 69)] {
+        assert!(linear.apply_expert(expert, &x, &[rows], &mut out[..length]).is_err());
+    }
+    let other = Activations::new(&values, 64);
+    assert!(linear.apply_expert(0, &other, &[0], &mut out).is_err());
+}
+
+#[test]
+fn wrong_weights_are_refused() {
+    type Change = fn(&mut Case);
+    let changes: [(Change, &str); 12] = [
+        (
+            |case| case.weights.scales[5] = 0.0,
+            "its scale 5 is 0, which is not finite and above zero",
+        ),
+        (
+            |case| case.weights.scales[9] = f32::NAN,
+            "its scale 9 is NaN, which is not finite and above zero",
+        ),
+        (
+            |case| case.weights.scales[0] = f32::INFINITY,
+            "its scale 0 is inf, which is not finite and above zero",
+        ),
+        (|case| case.weights.scales.truncate(199), "it has 199 scales, expected 200"),
+        (|case| case.tiles[1].truncate(4095), "segment 1 has 4095 bytes of tiles, expected 4096"),
+        (|case| drop(case.tiles.pop()), "segment 1 has 1 bytes of tiles, expected 2"),
+        (|case| case.weights.segments[1] = 32..96, "columns 32..96 are no segment at column 64"),
+        (|case| case.weights.segments[1] = 64..90, "columns 64..90 are no segment at column 64"),
+        (|case| case.weights.segments[1] = 64..64, "columns 64..64 are no segment at column 64"),
+        (
+            |case| {
+                case.weights.segments.truncate(1);
+                case.tiles.truncate(1);
+                case.weights.scales.truncate(100);
+            },
+            "its segments end at column 64, its rotated input at 96",
+        ),
+        (|case| case.vector = Some(vec![1.0; 95]), "its input has a vector of 95, expected 96"),
+        (
+            |case| (case.weights.k, case.vector) = (95, None),
+            "its input has rows of 96, expected 95",
+        ),
+    ];
+    for (change, message) in changes {
+        let mut case = Case::new(Scheme::W8A8, (None, 100, 96), &[0, 64, 96], Granularity::Channel);
+        change(&mut case);
+        let error = case.load(Simulation::default()).unwrap_err();
+        assert_eq!(error.to_string(), "`blk.0.ffn_up.weight`");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), message);
+    }
+}

@@ -1,0 +1,46 @@
+//! The NPU's arithmetic on the host, integer for integer.
+//!
+//! [`SimulatedLinear`] holds a linear's tiles and computes what the engine that the scheme names
+//! would: exact sums of products of integers on `i8`; on `i4` also, narrowed to 16 bits at the end of
+//! each segment; sums of 32 products, exact and rounded once, on `f16`. The host's part is the same
+//! as on a board: rows are rotated and quantized before, results are scaled and added after,
+//!
+//! ```text
+//! out[m, n] = Σ_s (f32(C_s[m, n])·s_a[m, s])·s_w[s, n]        segments s ascending, in f32
+//! ```
+//!
+//! so that every bit depends on the weights and the row alone, not on threads or instruction sets.
+
+mod activation;
+mod error;
+mod gemm;
+mod halves;
+mod linear;
+mod rescale;
+mod weights;
+
+pub use activation::{Digits, SimulatedInput};
+pub use error::SimulatorError;
+pub use linear::{SimulatedLinear, Weights};
+pub use rescale::Overflow;
+
+/// What is rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Weights and activations, as on the NPU.
+    #[default]
+    Integer,
+    /// Weights alone: rotated activations stay f32, products are summed in f32.
+    FloatActivations,
+}
+
+/// What the hardware leaves open, or the host chooses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Simulation {
+    /// What is rounded.
+    pub arithmetic: Arithmetic,
+    /// What the i4 engine makes of sums beyond 16 bits.
+    pub overflow: Overflow,
+    /// Digits of w4a8 activations.
+    pub digits: Digits,
+}
