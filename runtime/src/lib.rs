@@ -5,3 +5,4 @@ pub mod checkpoint;
 pub mod linear;
 pub mod quantize;
 pub mod rotation;
+pub mod tokenizer;
