@@ -1,8 +1,10 @@
 //! Cutting text into words before merging: the rules that `tokenizer.ggml.pre` names.
 //!
 //! The names, what they imply and the patterns are those of llama.cpp (`src/llama-vocab.cpp`,
-//! `src/unicode.cpp`), Copyright (c) 2023-2026 The ggml authors, MIT License. Where its patterns
-//! differ from those of the models' first publishers, so do these.
+//! `src/unicode.cpp`), Copyright (c) 2023-2026 The ggml authors, MIT License (the text is that of
+//! `LICENSE-MIT`). Where its patterns differ from those of the models' first publishers, so do
+//! these. Classes are of the regex engine's Unicode, which is newer than llama.cpp's: letters
+//! that Unicode 16 added are letters here, and symbols there.
 //!
 //! The patterns are run by an engine that takes linear time and has no look-ahead. The one that
 //! they need, `\s+(?!\S)`, is expressed by [`Spaces`]; `(?=[\p{L}])([^a-z])` is an intersection

@@ -415,7 +415,7 @@ fn bytes_without_a_token() {
     assert_eq!(tokenizer.encode("abab", PLAIN), Ok(vec![5, 5]));
 }
 
-/// A megabyte without white space, of white space, and of what special tokens begin with: each is
+/// 100,000 bytes without white space, of white space, and of what special tokens begin with: each is
 /// one word, or a text that every length of special token is looked for in.
 #[test]
 fn long_words_take_no_quadratic_time() {
@@ -430,12 +430,12 @@ fn long_words_take_no_quadratic_time() {
     };
     let rules = ["llama-bpe", "jais-2", "gpt-4o", "deepseek-llm", "exaone-moe"].map(bpe);
     let texts = ["a", " ", "ab", "\n ", "'", "1", "é", "a\u{301}"];
-    for text in texts.map(|part| part.repeat(1_000_000 / part.len())) {
+    for text in texts.map(|part| part.repeat(100_000 / part.len())) {
         for tokenizer in rules.iter().chain([&spm, &many]) {
             let start = std::time::Instant::now();
             let tokens = tokenizer.encode(&text, PLAIN).expect("encodes");
             assert!(!tokens.is_empty());
-            assert!(start.elapsed().as_secs() < 30, "{:?}", text.chars().next());
+            assert!(start.elapsed().as_secs() < 10, "{:?}", text.chars().next());
         }
     }
 }
