@@ -10,3 +10,4 @@ pub mod perplexity;
 pub mod quantize;
 pub mod rotation;
 pub mod simulator;
+pub mod tokenizer;
