@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use tessera_runtime::generate::Sampling;
 
+use crate::models::{Device, ModelSpec};
 use crate::options::Overrides;
 use crate::size;
 
@@ -32,6 +34,10 @@ pub enum Command {
     Convert(ConvertArguments),
     /// Check a pack, and measure it against the GGUF file it was made from
     Verify(VerifyArguments),
+    /// Measure perplexity and KL divergence of models on a text
+    Eval(EvalArguments),
+    /// Let a model continue a prompt
+    Run(RunArguments),
     /// Print a shell completion script
     Completions {
         /// Shell to complete for
@@ -177,6 +183,196 @@ pub struct VerifyArguments {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What commands that run models share.
+#[derive(Args, Debug)]
+pub struct RunningArguments {
+    /// What executes linears [default: sim for packs and quantized models, reference for others]
+    #[arg(long, value_enum)]
+    pub device: Option<Device>,
+
+    /// Round activations as llama.cpp's CPU backend rounds them for the types of a GGUF file's weights
+    #[arg(long)]
+    pub cpu_like: bool,
+
+    /// Quantize GGUF files in memory, with these options.
+    #[command(flatten)]
+    pub options: Overrides,
+
+    /// Quantize GGUF files in memory by the rules of a recipe
+    #[arg(long, value_name = "FILE", help_heading = "Quantization")]
+    pub recipe: Option<PathBuf>,
+
+    /// Chip whose limits apply: rk3588, rk3588s, rk3576 [default: rk3588]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "rk3588",
+        hide_default_value = true,
+        help_heading = "Quantization"
+    )]
+    pub target: String,
+
+    /// Worker threads [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Memory for weights, hidden states and logits, such as `1G` [default: 2G]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "2G",
+        hide_default_value = true,
+        value_parser = size::parse
+    )]
+    pub memory_budget: u64,
+}
+
+/// Arguments of `eval`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A model is a pack, or a GGUF file. A GGUF file runs in floats, unless its name says what is to be made
+of it, or an option does for all:
+
+  model.gguf@float               dequantized weights, f32 activations
+  model.gguf@cpu                 as llama.cpp computes it on a CPU (--cpu-like)
+  model.gguf@w4a8                quantized in memory to this scheme (--scheme)
+  model.gguf@rk-llama-v3:w4a4    or by another system's method (--preset)
+
+Examples:
+  tessera eval model.gguf --text wiki.test.raw
+  tessera eval model.safetensors --text wiki.test.raw --reference model-F16.gguf
+  tessera eval model-F16.gguf@w8a8 model-F16.gguf@w4a8 model-Q4_0.gguf@cpu \\
+      --text wiki.test.raw --reference model-F16.gguf
+  tessera eval model-F16.gguf --text wiki.test.raw --save-logits base.logits
+  tessera eval model.safetensors --from-logits base.logits")]
+pub struct EvalArguments {
+    /// Packs and GGUF files, `FILE` or `FILE@HOW`
+    #[arg(required = true, value_name = "MODEL", value_parser = crate::models::parse)]
+    pub models: Vec<ModelSpec>,
+
+    /// Text to predict, UTF-8
+    #[arg(long, value_name = "FILE", required_unless_present = "from_logits")]
+    pub text: Option<PathBuf>,
+
+    /// Model to compare with, run in floats
+    #[arg(long, value_name = "MODEL", value_parser = crate::models::parse)]
+    pub reference: Option<ModelSpec>,
+
+    /// Compare with the log-probabilities in a file of llama-perplexity's format
+    #[arg(long, value_name = "FILE", conflicts_with = "reference")]
+    pub from_logits: Option<PathBuf>,
+
+    /// Save the log-probabilities of the reference, or of the only model, in that format
+    #[arg(long, value_name = "FILE", conflicts_with = "from_logits")]
+    pub save_logits: Option<PathBuf>,
+
+    /// Tokens of a chunk, of which the second half is scored [default: 512]
+    #[arg(long, value_name = "N")]
+    pub ctx: Option<usize>,
+
+    /// Most chunks to evaluate [default: all]
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<usize>,
+
+    /// How models are run.
+    #[command(flatten)]
+    pub running: RunningArguments,
+
+    /// Seed of every random choice of quantization [default: 0]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true,
+        help_heading = "Quantization"
+    )]
+    pub seed: u64,
+
+    /// Print JSON, a line for each model
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  tessera run model.gguf -p \"Once upon a time\" --temp 0
+  tessera run model.safetensors -p \"Once upon a time\" -n 200 --temp 0.8 --top-k 40 --seed 1
+  tessera run model.gguf@w4a8 -p \"Once upon a time\" --temp 0    quantized in memory, on the simulator")]
+pub struct RunArguments {
+    /// Pack or GGUF file, `FILE` or `FILE@HOW` as for `eval`
+    #[arg(value_parser = crate::models::parse)]
+    pub model: ModelSpec,
+
+    /// Text to continue
+    #[arg(short, long, value_name = "TEXT")]
+    pub prompt: String,
+
+    /// Most tokens to generate [default: 128]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128, hide_default_value = true)]
+    pub tokens: usize,
+
+    /// Temperature; 0 takes the likeliest token [default: 0]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.0,
+        hide_default_value = true,
+        value_parser = non_negative,
+        help_heading = "Sampling"
+    )]
+    pub temp: f32,
+
+    /// Only the N likeliest tokens; 0 for all [default: 40]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 40,
+        hide_default_value = true,
+        help_heading = "Sampling"
+    )]
+    pub top_k: usize,
+
+    /// Only the likeliest tokens that have this probability together; 1 for all [default: 0.95]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.95,
+        hide_default_value = true,
+        value_parser = non_negative,
+        help_heading = "Sampling"
+    )]
+    pub top_p: f32,
+
+    /// Seed of the draws [default: 0]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true,
+        help_heading = "Sampling"
+    )]
+    pub seed: u64,
+
+    /// How the model is run.
+    #[command(flatten)]
+    pub running: RunningArguments,
+}
+
+impl RunArguments {
+    /// How tokens are chosen.
+    pub fn sampling(&self) -> Sampling {
+        let RunArguments { temp, top_k, top_p, seed, .. } = *self;
+        Sampling { temperature: temp, top_k, top_p, seed }
+    }
+}
+
+fn non_negative(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("must be 0 or more".to_owned()) }
 }
 
 #[cfg(test)]

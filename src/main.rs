@@ -2,10 +2,13 @@
 
 mod cli;
 mod commands;
+mod completion;
 mod convert;
+mod eval;
 mod exit;
 mod hash;
 mod inspect;
+mod models;
 mod options;
 mod progress;
 mod recipe;

@@ -24,6 +24,11 @@ pub enum SchemeChoice {
 }
 
 impl SchemeChoice {
+    /// The name as users write it.
+    pub fn name(self) -> &'static str {
+        self.scheme().map_or("keep", Scheme::name)
+    }
+
     /// The NPU scheme, if the tensor is converted.
     pub fn scheme(self) -> Option<Scheme> {
         match self {

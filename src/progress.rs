@@ -42,6 +42,45 @@ impl Progress {
         }
     }
 
+    /// Starts at 0 of steps whose number is told with the first of them.
+    pub fn of_steps(verb: &'static str) -> Self {
+        let progress = Self::start(verb, 0);
+        let template = "{prefix} {wide_bar} {percent} % {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            progress.bar.set_style(style);
+        }
+        progress
+    }
+
+    /// So much is done of `total` steps.
+    pub fn set(&self, done: u64, total: u64) {
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+        if !self.plain || total == 0 {
+            return;
+        }
+        let tenths = done.saturating_mul(10) / total;
+        let seconds = self.started.elapsed().as_secs();
+        if self.tenths.fetch_max(tenths, Ordering::Relaxed) < tenths && seconds > 0 {
+            let left =
+                u128::from(seconds) * u128::from(total - done.min(total)) / u128::from(done.max(1));
+            say(format_args!("{} {} % ({left} s left)", self.verb, tenths * 10));
+        }
+    }
+
+    /// Progress that no one sees.
+    pub fn silent() -> Self {
+        Progress {
+            bar: ProgressBar::hidden(),
+            total: 0,
+            done: AtomicU64::new(0),
+            tenths: AtomicU64::new(0),
+            started: Instant::now(),
+            plain: false,
+            verb: "",
+        }
+    }
+
     /// Names what is being worked on.
     pub fn name(&self, name: &str) {
         if !self.plain {

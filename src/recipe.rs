@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
-use crate::options::{LinearOptions, Overrides};
+use crate::options::{LinearOptions, Overrides, SchemeChoice};
 
 /// Largest recipe that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -47,6 +47,18 @@ impl Recipe {
     /// The same options for every tensor.
     pub fn uniform(options: Overrides) -> Self {
         Recipe { defaults: options, rules: Vec::new() }
+    }
+
+    /// In a few words: the scheme, after the preset if there is one.
+    pub fn summary(&self) -> String {
+        if !self.rules.is_empty() {
+            return "recipe".to_owned();
+        }
+        let scheme = self.defaults.scheme.unwrap_or(SchemeChoice::W8A8).name();
+        match self.defaults.preset {
+            Some(preset) => format!("{} {scheme}", preset.name()),
+            None => scheme.to_owned(),
+        }
     }
 
     /// Reads a recipe file; `command_line` overrides its defaults, its rules override both.

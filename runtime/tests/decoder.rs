@@ -86,7 +86,7 @@ fn compare(file: &str, count: usize, tolerance: impl Fn(&str) -> f64) {
         let vocabulary = decoder.model().vocabulary;
         let rows = found.chunks(vocabulary).zip(expected.chunks(vocabulary));
         let differ = rows.filter(|(found, expected)| argmax(found) != argmax(expected)).count();
-        println!("{name}: relative RMS {error:.2e}, {differ} other tokens");
+        eprintln!("{name}: relative RMS {error:.2e}, {differ} other tokens");
         if error.is_nan() || error > tolerance(name) || differ > 0 {
             failures.push(format!("{name}: relative RMS {error:.2e}, {differ} other tokens"));
         }

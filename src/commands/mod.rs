@@ -2,8 +2,10 @@
 
 mod completions;
 mod convert;
+mod eval;
 mod inspect;
 mod man;
+mod run;
 mod verify;
 
 use std::io::{ErrorKind, Write};
@@ -11,9 +13,15 @@ use std::io::{ErrorKind, Write};
 use anyhow::{Context, anyhow, ensure};
 use tessera_formats::npu::Target;
 
-use crate::cli::Command;
+use crate::cli::{Command, RunningArguments};
+use crate::convert::budget::Budget;
 use crate::exit::Verdict;
+use crate::models::Opening;
+use crate::recipe::Recipe;
 use crate::talk::say;
+
+/// Bytes that quantizing in memory may take beside the weights, whatever the budget.
+const LEAST_QUANTIZATION_MEMORY: u64 = 64 << 20;
 
 /// Threads beyond which a machine does not profit.
 const MOST_THREADS: usize = 1024;
@@ -24,9 +32,35 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Completions { shell } => completions::run(shell),
         Command::Man { directory } => man::run(&directory),
     }
+}
+
+/// How models are opened, from what the commands that run them share.
+fn opening(arguments: &RunningArguments, seed: u64) -> anyhow::Result<Opening> {
+    let options = arguments.options;
+    let recipe = arguments.recipe.as_ref();
+    Ok(Opening {
+        device: arguments.device,
+        cpu_like: arguments.cpu_like,
+        options,
+        recipe: recipe.map(|path| Recipe::read(path, options)).transpose()?,
+        target: target(&arguments.target)?,
+        seed,
+        budget: Budget {
+            // Rows are quantized while a layer's weights are in memory.
+            bytes: (arguments.memory_budget / 8).max(LEAST_QUANTIZATION_MEMORY),
+            threads: threads(arguments.threads)?,
+        },
+    })
+}
+
+/// A pool of worker threads.
+fn worker_pool(threads: usize) -> anyhow::Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("worker threads")
 }
 
 /// Worker threads: as asked, or one per core.

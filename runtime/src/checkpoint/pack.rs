@@ -138,6 +138,14 @@ impl PackCheckpoint {
         &self.pack
     }
 
+    /// Counts results of the i4 engine that do not fit 16 bits in `saturated`, which outlives the
+    /// checkpoint.
+    #[must_use]
+    pub fn counting_in(mut self, saturated: Arc<AtomicU64>) -> Self {
+        self.saturated = saturated;
+        self
+    }
+
     /// Results of the i4 engine, so far, that did not fit 16 bits, of all linears of this pack.
     pub fn saturated(&self) -> u64 {
         self.saturated.load(Ordering::Relaxed)

@@ -1,0 +1,25 @@
+//! `tessera run`: a model continues a prompt.
+
+use crate::cli::RunArguments;
+use crate::completion::{Request, complete};
+use crate::exit::Verdict;
+
+/// Generates, printing as it goes.
+pub fn run(arguments: &RunArguments) -> anyhow::Result<Verdict> {
+    let opening = super::opening(&arguments.running, 0)?;
+    let rates = super::worker_pool(opening.budget.threads)?.install(|| {
+        complete(
+            &Request {
+                model: &arguments.model,
+                prompt: &arguments.prompt,
+                tokens: arguments.tokens,
+                sampling: arguments.sampling(),
+                opening: &opening,
+            },
+            super::print,
+        )
+    })?;
+    super::print("\n")?;
+    crate::talk::say(format_args!("{}", rates.text()));
+    Ok(Verdict::Passed)
+}

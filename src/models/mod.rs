@@ -1,0 +1,216 @@
+//! Models that are run: GGUF files, packs, and GGUF files quantized in memory.
+
+mod quantized;
+mod spec;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, bail, ensure};
+use clap::ValueEnum;
+use tessera_formats::escape::Escaped;
+use tessera_formats::gguf::{Gguf, Value};
+use tessera_formats::npu::Target;
+use tessera_formats::pack::PackReader;
+use tessera_runtime::checkpoint::{Checkpoint, GgufCheckpoint, PackCheckpoint};
+use tessera_runtime::decoder::Decoder;
+use tessera_runtime::simulator::{Arithmetic, Simulation};
+use tessera_runtime::tokenizer::Tokenizer;
+
+use crate::convert::budget::Budget;
+use crate::inspect::is_for_gguf;
+use crate::options::Overrides;
+use crate::recipe::Recipe;
+pub use quantized::QuantizedCheckpoint;
+pub use spec::{How, ModelSpec, parse};
+
+/// What executes linears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// f32: a GGUF's dequantized weights; a pack's integers with f32 activations
+    Reference,
+    /// The NPU's arithmetic, integer for integer
+    Sim,
+}
+
+/// How models are opened, the same for all of a command.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// What executes linears, if the user said so.
+    pub device: Option<Device>,
+    /// Whether GGUF files that say nothing else are run as llama.cpp's CPU backend runs them.
+    pub cpu_like: bool,
+    /// Options of quantization, if the user gave any.
+    pub options: Overrides,
+    /// The recipe, if the user gave one.
+    pub recipe: Option<Recipe>,
+    /// Limits of the chip.
+    pub target: Target,
+    /// Seed of every random choice of quantization.
+    pub seed: u64,
+    /// Memory and threads of quantization.
+    pub budget: Budget,
+}
+
+/// An open model.
+pub struct Model {
+    /// As the user named it.
+    pub name: String,
+    file: File,
+    /// What is made of it, for people: `float`, `cpu-like`, `w8a8`.
+    pub form: String,
+    saturated: Arc<AtomicU64>,
+}
+
+enum File {
+    Gguf(Box<Gguf>, Run),
+    Pack(PathBuf, Simulation),
+}
+
+/// How a GGUF file is run.
+enum Run {
+    Float,
+    CpuLike,
+    Quantized(Recipe, Simulation),
+}
+
+impl Model {
+    /// Opens a model; only headers are read.
+    pub fn open(spec: &ModelSpec, opening: &Opening) -> anyhow::Result<Model> {
+        if !is_for_gguf(&spec.path)? {
+            return Self::open_pack(spec, opening);
+        }
+        let gguf = Gguf::open(&spec.path)?;
+        let kind = gguf.metadata().get("general.type").and_then(Value::as_str);
+        if let Some(kind) = kind.filter(|kind| *kind != "model") {
+            bail!(
+                "`{}` cannot be run: its `general.type` is `{}`",
+                spec.path.display(),
+                Escaped(kind),
+            );
+        }
+        let asked = opening.options != Overrides::default() || opening.recipe.is_some();
+        let run = match spec.how {
+            Some(How::Float) => Run::Float,
+            Some(How::CpuLike) => Run::CpuLike,
+            Some(How::Quantized(options)) => Run::Quantized(
+                Recipe::uniform(opening.options.overridden_by(options)),
+                simulation(opening),
+            ),
+            None if asked => {
+                let recipe = opening.recipe.clone();
+                let recipe = recipe.unwrap_or_else(|| Recipe::uniform(opening.options));
+                Run::Quantized(recipe, simulation(opening))
+            }
+            None if opening.cpu_like => Run::CpuLike,
+            None => Run::Float,
+        };
+        ensure!(
+            matches!(run, Run::Quantized(..)) || opening.device != Some(Device::Sim),
+            "`{}` has no integers to simulate: give a scheme, or convert it to a pack",
+            Escaped(&spec.text),
+        );
+        let form = match &run {
+            Run::Float => "float".to_owned(),
+            Run::CpuLike => "cpu-like".to_owned(),
+            Run::Quantized(recipe, simulation) => form(&recipe.summary(), *simulation),
+        };
+        Ok(Model {
+            name: spec.text.clone(),
+            file: File::Gguf(Box::new(gguf), run),
+            form,
+            saturated: Arc::default(),
+        })
+    }
+
+    fn open_pack(spec: &ModelSpec, opening: &Opening) -> anyhow::Result<Model> {
+        ensure!(
+            spec.how.is_none(),
+            "`{}` is a pack: only a GGUF file can be quantized or run like llama.cpp",
+            spec.path.display(),
+        );
+        let pack = PackReader::open(&spec.path)?;
+        let mut schemes: Vec<_> = pack.linears().map(|linear| linear.scheme).collect();
+        schemes.sort_unstable();
+        schemes.dedup();
+        let schemes: Vec<_> = schemes.iter().map(|scheme| scheme.name()).collect();
+        let simulation = simulation(opening);
+        Ok(Model {
+            name: spec.text.clone(),
+            form: form(&schemes.join("+"), simulation),
+            file: File::Pack(spec.path.clone(), simulation),
+            saturated: Arc::default(),
+        })
+    }
+
+    /// The checkpoint that a decoder reads.
+    pub fn checkpoint(&self, opening: &Opening) -> anyhow::Result<Box<dyn Checkpoint + '_>> {
+        let saturated = || Arc::clone(&self.saturated);
+        Ok(match &self.file {
+            File::Gguf(gguf, Run::Float) => Box::new(GgufCheckpoint::new(gguf)),
+            File::Gguf(gguf, Run::CpuLike) => Box::new(GgufCheckpoint::like_ggml(gguf)),
+            File::Gguf(gguf, Run::Quantized(recipe, simulation)) => {
+                let work = (opening.seed, opening.budget);
+                let simulated = (*simulation, saturated());
+                Box::new(
+                    QuantizedCheckpoint::new(gguf, recipe, &opening.target, work, simulated)
+                        .with_context(|| format!("`{}`", Escaped(&self.name)))?,
+                )
+            }
+            File::Pack(path, simulation) => {
+                let pack = PackReader::open(path)?;
+                Box::new(PackCheckpoint::open(pack, *simulation)?.counting_in(saturated()))
+            }
+        })
+    }
+
+    /// Accumulators of the 4-bit engine that did not fit 16 bits so far.
+    pub fn saturated(&self) -> u64 {
+        self.saturated.load(Ordering::Relaxed)
+    }
+}
+
+fn simulation(opening: &Opening) -> Simulation {
+    let arithmetic = match opening.device {
+        Some(Device::Reference) => Arithmetic::FloatActivations,
+        _ => Arithmetic::Integer,
+    };
+    Simulation { arithmetic, ..Simulation::default() }
+}
+
+/// What a quantized model is called.
+fn form(schemes: &str, simulation: Simulation) -> String {
+    match simulation.arithmetic {
+        Arithmetic::Integer => schemes.to_owned(),
+        Arithmetic::FloatActivations => format!("{schemes}, f32 activations"),
+    }
+}
+
+/// Bits per weight of a model's linears as they are stored, scales and padding included.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+pub fn bits_per_weight(checkpoint: &dyn Checkpoint, decoder: &Decoder<'_>) -> f64 {
+    let layers = (0..decoder.model().layers).flat_map(|layer| decoder.layer_linears(layer));
+    let (mut bytes, mut weights) = (0.0, 0.0);
+    for name in layers.chain([decoder.head_linear().to_owned()]) {
+        bytes += checkpoint.linear_bytes(&name) as f64;
+        weights += checkpoint.dims(&name).unwrap_or_default().iter().product::<u64>() as f64;
+    }
+    8.0 * bytes / f64::max(weights, 1.0)
+}
+
+/// The tokenizer of a model, which every other model must share.
+pub fn shared_tokenizer(models: &[(&Model, &dyn Checkpoint)]) -> anyhow::Result<Tokenizer> {
+    let [(first, checkpoint), rest @ ..] = models else { bail!("no model to run") };
+    let key = "tokenizer.ggml.tokens";
+    let tokens = |checkpoint: &dyn Checkpoint| checkpoint.metadata().get(key).cloned();
+    for (other, another) in rest {
+        ensure!(
+            tokens(*another) == tokens(*checkpoint),
+            "`{}` and `{}` have different vocabularies: their predictions cannot be compared",
+            Escaped(&first.name),
+            Escaped(&other.name),
+        );
+    }
+    Tokenizer::new(checkpoint.metadata()).with_context(|| format!("`{}`", Escaped(&first.name)))
+}

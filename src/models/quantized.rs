@@ -1,0 +1,177 @@
+//! A GGUF file quantized in memory, linear by linear, by the converter's own code.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::anyhow;
+use tessera_formats::gguf::{Gguf, Metadata};
+use tessera_formats::npu::Target;
+use tessera_runtime::checkpoint::{Checkpoint, GgufCheckpoint};
+use tessera_runtime::linear::{Linear, LinearError};
+use tessera_runtime::simulator::{SimulatedInput, SimulatedLinear, Simulation, Weights};
+
+use crate::convert::budget::Budget;
+use crate::convert::inputs::PreparedInput;
+use crate::convert::linear::TileSink;
+use crate::convert::plan::{LinearPlan, Plan};
+use crate::convert::quantizer::Quantizer;
+use crate::progress::Progress;
+use crate::recipe::Recipe;
+
+/// A GGUF file whose linears are quantized when they are loaded, and run on the simulator.
+pub struct QuantizedCheckpoint<'a> {
+    gguf: &'a Gguf,
+    float: GgufCheckpoint<'a>,
+    plan: Plan,
+    by_name: HashMap<String, usize>,
+    seed: u64,
+    budget: Budget,
+    progress: Progress,
+    inputs: Mutex<HashMap<usize, Arc<Input>>>,
+    simulation: Simulation,
+    saturated: Arc<AtomicU64>,
+}
+
+/// An input, ready for the rows of its linears and for activations.
+struct Input {
+    prepared: PreparedInput,
+    simulated: Arc<SimulatedInput>,
+}
+
+impl<'a> QuantizedCheckpoint<'a> {
+    /// Plans the conversion of `gguf`; nothing is read.
+    pub fn new(
+        gguf: &'a Gguf,
+        recipe: &Recipe,
+        target: &Target,
+        (seed, budget): (u64, Budget),
+        (simulation, saturated): (Simulation, Arc<AtomicU64>),
+    ) -> anyhow::Result<Self> {
+        let plan = Plan::new(gguf, recipe, target)?;
+        let named = plan.linears.iter().enumerate();
+        let by_name = named.map(|(index, linear)| (linear.name.clone(), index)).collect();
+        Ok(QuantizedCheckpoint {
+            gguf,
+            float: GgufCheckpoint::new(gguf),
+            plan,
+            by_name,
+            seed,
+            budget,
+            progress: Progress::silent(),
+            inputs: Mutex::default(),
+            simulation,
+            saturated,
+        })
+    }
+
+    fn planned(&self, name: &str) -> Option<(usize, &LinearPlan)> {
+        let index = *self.by_name.get(name)?;
+        self.plan.linears.get(index).map(|linear| (index, linear))
+    }
+
+    /// The input of a linear, prepared once for all that share it.
+    fn input(&self, quantizer: &Quantizer<'_>, index: usize) -> anyhow::Result<Arc<Input>> {
+        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(input) = inputs.get(&index) {
+            return Ok(Arc::clone(input));
+        }
+        let prepared = quantizer.input(index)?;
+        let rotation = Arc::clone(&self.plan.inputs[index].rotation);
+        let simulated = Arc::new(SimulatedInput::new(rotation, prepared.vector.clone()));
+        let input = Arc::new(Input { prepared, simulated });
+        inputs.insert(index, Arc::clone(&input));
+        Ok(input)
+    }
+
+    fn quantize(&self, index: usize, plan: &LinearPlan) -> anyhow::Result<SimulatedLinear> {
+        let quantizer = Quantizer {
+            gguf: self.gguf,
+            plan: &self.plan,
+            seed: self.seed,
+            budget: self.budget,
+            progress: &self.progress,
+        };
+        let input = self.input(&quantizer, plan.input)?;
+        let sink = MemoryTiles(Mutex::new(vec![0; usize::try_from(plan.tile_bytes())?]));
+        let converted = quantizer.linear(index, &input.prepared, &sink, 0)?;
+        let mut rest = sink.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut tiles = Vec::new();
+        for segment in converted.segments.iter().rev() {
+            tiles.push(rest.split_off(usize::try_from(segment.offset)?));
+        }
+        tiles.reverse();
+        let weights = Weights {
+            name: plan.name.clone(),
+            scheme: plan.options.scheme,
+            n: plan.n,
+            k: plan.k,
+            experts: plan.experts,
+            segments: converted.segments.iter().map(|segment| segment.columns.clone()).collect(),
+            granularity: plan.options.granularity,
+            scales: converted.scales,
+        };
+        let (simulation, saturated) = (self.simulation, Arc::clone(&self.saturated));
+        Ok(SimulatedLinear::new(
+            weights,
+            tiles,
+            Arc::clone(&input.simulated),
+            simulation,
+            saturated,
+        )?)
+    }
+}
+
+/// Tiles in memory.
+struct MemoryTiles(Mutex<Vec<u8>>);
+
+impl TileSink for MemoryTiles {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
+        let mut tiles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = usize::try_from(offset)?;
+        let place = start.checked_add(bytes.len()).and_then(|end| tiles.get_mut(start..end));
+        place.ok_or_else(|| anyhow!("tiles beyond the linear's"))?.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Checkpoint for QuantizedCheckpoint<'_> {
+    fn metadata(&self) -> &Metadata {
+        self.gguf.metadata()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        let mut names = self.float.names();
+        // A tied head is a linear of its own.
+        let own = self.by_name.keys().map(String::as_str);
+        names.extend(own.filter(|name| self.gguf.tensor(name).is_none()));
+        names
+    }
+
+    fn dims(&self, name: &str) -> Option<Vec<u64>> {
+        match self.planned(name) {
+            Some((_, plan)) => Some(self.gguf.tensors().get(plan.source)?.dims.clone()),
+            None => self.float.dims(name),
+        }
+    }
+
+    fn read_rows(&self, name: &str, first: u64, out: &mut [f32]) -> Result<(), LinearError> {
+        self.float.read_rows(name, first, out)
+    }
+
+    fn linear_bytes(&self, name: &str) -> u64 {
+        let Some((_, plan)) = self.planned(name) else { return self.float.linear_bytes(name) };
+        let scales = plan.matrices() * plan.fewest_segments * plan.n * size_of::<f32>();
+        plan.tile_bytes().saturating_add(u64::try_from(scales).unwrap_or(u64::MAX))
+    }
+
+    fn linear(&self, name: &str) -> Result<Box<dyn Linear>, LinearError> {
+        let Some((index, plan)) = self.planned(name) else { return self.float.linear(name) };
+        match self.quantize(index, plan) {
+            Ok(linear) => Ok(Box::new(linear)),
+            Err(source) => {
+                Err(LinearError::Weights { name: name.to_owned(), source: source.into() })
+            }
+        }
+    }
+}
