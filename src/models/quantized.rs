@@ -29,6 +29,8 @@ pub struct QuantizedCheckpoint<'a> {
     budget: Budget,
     progress: Progress,
     inputs: Mutex<HashMap<usize, Arc<Input>>>,
+    /// Scales of the linears that have been quantized: how many follows from their segments.
+    scales: Mutex<HashMap<usize, usize>>,
     simulation: Simulation,
     saturated: Arc<AtomicU64>,
 }
@@ -60,6 +62,7 @@ impl<'a> QuantizedCheckpoint<'a> {
             budget,
             progress: Progress::silent(),
             inputs: Mutex::default(),
+            scales: Mutex::default(),
             simulation,
             saturated,
         })
@@ -95,6 +98,9 @@ impl<'a> QuantizedCheckpoint<'a> {
         let input = self.input(&quantizer, plan.input)?;
         let sink = MemoryTiles(Mutex::new(vec![0; usize::try_from(plan.tile_bytes())?]));
         let converted = quantizer.linear(index, &input.prepared, &sink, 0)?;
+        let mut scales = self.scales.lock().unwrap_or_else(PoisonError::into_inner);
+        scales.insert(index, converted.scales.len());
+        drop(scales);
         let mut rest = sink.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut tiles = Vec::new();
         for segment in converted.segments.iter().rev() {
@@ -160,9 +166,11 @@ impl Checkpoint for QuantizedCheckpoint<'_> {
     }
 
     fn linear_bytes(&self, name: &str) -> u64 {
-        let Some((_, plan)) = self.planned(name) else { return self.float.linear_bytes(name) };
-        let scales = plan.matrices() * plan.fewest_segments * plan.n * size_of::<f32>();
-        plan.tile_bytes().saturating_add(u64::try_from(scales).unwrap_or(u64::MAX))
+        let Some((index, plan)) = self.planned(name) else { return self.float.linear_bytes(name) };
+        let known = self.scales.lock().unwrap_or_else(PoisonError::into_inner).get(&index).copied();
+        let fewest = || plan.matrices() * plan.fewest_segments * plan.n;
+        let bytes = known.unwrap_or_else(fewest).saturating_mul(size_of::<f32>());
+        plan.tile_bytes().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
     fn linear(&self, name: &str) -> Result<Box<dyn Linear>, LinearError> {

@@ -271,7 +271,12 @@ impl Checkpoint for PackCheckpoint {
 
     fn linear_bytes(&self, name: &str) -> u64 {
         match self.pack.linear(name) {
-            Some(linear) => describe(linear).map_or(0, |weights| weights.bytes()),
+            Some(linear) => {
+                let tensors = linear.segments.iter().map(|segment| &segment.tiles);
+                let stored = tensors.chain([&linear.scale]);
+                let bytes = stored.filter_map(|name| self.pack.tensor_info(name));
+                bytes.map(|tensor| tensor.bytes).fold(0, u64::saturating_add)
+            }
             None => self.pack.tensor_info(name).map_or(0, |tensor| tensor.bytes),
         }
     }
