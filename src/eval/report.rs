@@ -255,6 +255,11 @@ impl Report {
     }
 }
 
+/// A model's name without its folders.
+fn label(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
 /// A row per model.
 fn ladder(models: &[ModelReport], compared: bool) -> table::Table {
     let mut headers = vec!["model", "scheme", "bits/weight", "PPL", "±"];
@@ -275,7 +280,7 @@ fn ladder(models: &[ModelReport], compared: bool) -> table::Table {
     let mut table = table::with_headers(&headers, &numbers);
     for model in models {
         let mut row = vec![
-            escaped(&model.model),
+            escaped(label(&model.model)),
             model.scheme.clone(),
             format!("{:.3}", model.bits_per_weight),
             format!("{:.4}", model.ppl),
