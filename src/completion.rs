@@ -60,7 +60,8 @@ pub fn complete(
     let model = Model::open(request.model, request.opening)?;
     let checkpoint = model.checkpoint(request.opening)?;
     let named = || format!("`{}`", Escaped(&model.name));
-    let tokenizer = models::shared_tokenizer(&[(&model, &*checkpoint)])?;
+    let decoder = Decoder::new(&*checkpoint).with_context(named)?;
+    let tokenizer = models::shared_tokenizer(&[(&model, &*checkpoint, &decoder)])?;
     let prompt = tokenizer.encode(request.prompt, Special { add: true, parse: true })?;
     ensure!(
         !prompt.is_empty(),

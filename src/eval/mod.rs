@@ -128,8 +128,8 @@ fn chunks(
     file: Option<&LogitsFile>,
     context: usize,
 ) -> anyhow::Result<Chunks> {
-    let named: Vec<_> = ready.iter().map(|ready| (ready.model, ready.checkpoint)).collect();
-    let tokenizer = models::shared_tokenizer(&named)?;
+    let models = ready.iter().map(|ready| (ready.model, ready.checkpoint, &ready.decoder));
+    let tokenizer = models::shared_tokenizer(&models.collect::<Vec<_>>())?;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let Some(path) = request.text else {
         let file = file.context("give a text with `--text FILE`")?;

@@ -199,12 +199,14 @@ pub fn bits_per_weight(checkpoint: &dyn Checkpoint, decoder: &Decoder<'_>) -> f6
     8.0 * bytes / f64::max(weights, 1.0)
 }
 
-/// The tokenizer of a model, which every other model must share.
-pub fn shared_tokenizer(models: &[(&Model, &dyn Checkpoint)]) -> anyhow::Result<Tokenizer> {
-    let [(first, checkpoint), rest @ ..] = models else { bail!("no model to run") };
+/// The tokenizer of models, which all of them must share.
+pub fn shared_tokenizer(
+    models: &[(&Model, &dyn Checkpoint, &Decoder<'_>)],
+) -> anyhow::Result<Tokenizer> {
+    let [(first, checkpoint, decoder), rest @ ..] = models else { bail!("no model to run") };
     let key = "tokenizer.ggml.tokens";
     let tokens = |checkpoint: &dyn Checkpoint| checkpoint.metadata().get(key).cloned();
-    for (other, another) in rest {
+    for (other, another, _) in rest {
         ensure!(
             tokens(*another) == tokens(*checkpoint),
             "`{}` and `{}` have different vocabularies: their predictions cannot be compared",
@@ -212,5 +214,14 @@ pub fn shared_tokenizer(models: &[(&Model, &dyn Checkpoint)]) -> anyhow::Result<
             Escaped(&other.name),
         );
     }
-    Tokenizer::new(checkpoint.metadata()).with_context(|| format!("`{}`", Escaped(&first.name)))
+    let named = || format!("`{}`", Escaped(&first.name));
+    let tokenizer = Tokenizer::new(checkpoint.metadata()).with_context(named)?;
+    ensure!(
+        tokenizer.len() == decoder.model().vocabulary,
+        "{} has {} tokens and embeddings for {}: its tokenizer belongs to another model",
+        named(),
+        tokenizer.len(),
+        decoder.model().vocabulary,
+    );
+    Ok(tokenizer)
 }
