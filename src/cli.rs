@@ -218,15 +218,10 @@ pub struct RunningArguments {
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 
-    /// Memory for weights, hidden states and logits, such as `1G` [default: 2G]
-    #[arg(
-        long,
-        value_name = "SIZE",
-        default_value = "2G",
-        hide_default_value = true,
-        value_parser = size::parse
-    )]
-    pub memory_budget: u64,
+    /// Memory for weights, hidden states and logits, such as `1G` [default: 2G for `eval`; for `run`
+    /// what the model takes]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub memory_budget: Option<u64>,
 }
 
 /// Arguments of `eval`.

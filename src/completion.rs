@@ -10,6 +10,7 @@ use tessera_runtime::tokenizer::Special;
 
 use crate::models::{self, Model, ModelSpec, Opening};
 use crate::progress::Progress;
+use crate::talk::say;
 
 /// What is to be continued.
 pub struct Request<'a> {
@@ -21,6 +22,8 @@ pub struct Request<'a> {
     pub tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Memory for weights; all of them where nothing is said.
+    pub memory_budget: Option<u64>,
     /// How the model is opened.
     pub opening: &'a Opening,
 }
@@ -80,11 +83,19 @@ pub fn complete(
     );
     let progress = Progress::of_steps("loading");
     let layers = u64::try_from(decoder.model().layers)?;
-    let generator = Generator::new(&decoder, |loaded| {
+    let budget = request.memory_budget.unwrap_or(u64::MAX);
+    let generator = Generator::new(&decoder, budget, |loaded| {
         progress.set(u64::try_from(loaded).unwrap_or(layers), layers);
     });
     progress.finish();
     let mut generator = generator.with_context(named)?;
+    if generator.passing_layers() > 0 {
+        say(format_args!(
+            "warning: {} of {layers} layers do not fit the memory budget: they are loaded again for \
+             every token",
+            generator.passing_layers(),
+        ));
+    }
     print(request.prompt)?;
     let started = Instant::now();
     let mut logits = generator.extend(&prompt).with_context(named)?;

@@ -16,7 +16,7 @@ pub fn run(arguments: &EvalArguments) -> anyhow::Result<Verdict> {
             save_logits: arguments.save_logits.as_deref(),
             context: arguments.ctx,
             chunks: arguments.chunks,
-            memory_budget: arguments.running.memory_budget,
+            memory_budget: arguments.running.memory_budget.unwrap_or(super::RUNNING_MEMORY),
             opening: &opening,
         })
     })?;

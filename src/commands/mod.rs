@@ -20,6 +20,9 @@ use crate::models::Opening;
 use crate::recipe::Recipe;
 use crate::talk::say;
 
+/// Memory of an evaluation where nothing is said.
+const RUNNING_MEMORY: u64 = 2 << 30;
+
 /// Bytes that quantizing in memory may take beside the weights, whatever the budget.
 const LEAST_QUANTIZATION_MEMORY: u64 = 64 << 20;
 
@@ -52,7 +55,8 @@ fn opening(arguments: &RunningArguments, seed: u64) -> anyhow::Result<Opening> {
         seed,
         budget: Budget {
             // Rows are quantized while a layer's weights are in memory.
-            bytes: (arguments.memory_budget / 8).max(LEAST_QUANTIZATION_MEMORY),
+            bytes: (arguments.memory_budget.unwrap_or(RUNNING_MEMORY) / 8)
+                .max(LEAST_QUANTIZATION_MEMORY),
             threads: threads(arguments.threads)?,
         },
     })

@@ -14,6 +14,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<Verdict> {
                 prompt: &arguments.prompt,
                 tokens: arguments.tokens,
                 sampling: arguments.sampling(),
+                memory_budget: arguments.running.memory_budget,
                 opening: &opening,
             },
             super::print,

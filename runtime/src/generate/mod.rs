@@ -1,4 +1,4 @@
-//! Continuing a text, token by token, with every layer in memory.
+//! Continuing a text, token by token.
 
 mod sampler;
 
@@ -10,31 +10,48 @@ use crate::model::ModelError;
 /// Tokens of a prompt that go through the layers together.
 const BATCH: usize = 512;
 
-/// A model with all its weights loaded, and one sequence.
+/// A model and one sequence. Layers stay loaded as far as a budget holds them; the others are loaded
+/// again for every batch of tokens.
 pub struct Generator<'a> {
     decoder: &'a Decoder<'a>,
-    layers: Vec<Layer>,
+    layers: Vec<Option<Layer>>,
     head: Head,
     caches: Vec<LayerCache>,
 }
 
 impl<'a> Generator<'a> {
-    /// Loads every layer; `loaded` is told how many there are so far.
+    /// Loads the head and as many layers as fit `budget` bytes beside it and the largest of the others;
+    /// `progress` is told how many layers have been loaded.
     ///
     /// # Errors
     ///
     /// If weights cannot be read.
     pub fn new(
         decoder: &'a Decoder<'a>,
-        mut loaded: impl FnMut(usize),
+        budget: u64,
+        mut progress: impl FnMut(usize),
     ) -> Result<Self, ModelError> {
+        let count = decoder.model().layers;
+        let bytes: Vec<u64> = (0..count).map(|layer| decoder.layer_bytes(layer)).collect();
+        let all = bytes.iter().fold(decoder.head_bytes(), |sum, &bytes| sum.saturating_add(bytes));
+        // One layer passes through if not all of them fit.
+        let passing = if all <= budget { 0 } else { bytes.iter().copied().max().unwrap_or(0) };
+        let mut left = budget.saturating_sub(decoder.head_bytes()).saturating_sub(passing);
+        let head = decoder.head()?;
         let mut layers = Vec::new();
-        for index in 0..decoder.model().layers {
-            layers.push(decoder.layer(index)?);
-            loaded(index + 1);
+        for (index, bytes) in bytes.into_iter().enumerate() {
+            let fits = bytes <= left;
+            left = if fits { left - bytes } else { 0 };
+            layers.push(fits.then(|| decoder.layer(index)).transpose()?);
+            progress(index + 1);
         }
         let caches = layers.iter().map(|_| LayerCache::new()).collect();
-        Ok(Generator { decoder, layers, head: decoder.head()?, caches })
+        Ok(Generator { decoder, layers, head, caches })
+    }
+
+    /// Layers that are loaded again for every batch of tokens.
+    pub fn passing_layers(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.is_none()).count()
     }
 
     /// Positions of the sequence so far.
@@ -57,9 +74,14 @@ impl<'a> Generator<'a> {
         let mut last = Vec::new();
         for batch in tokens.chunks(BATCH) {
             let mut hidden = self.decoder.embed(batch)?;
-            for (layer, cache) in self.layers.iter().zip(&mut self.caches) {
+            for (index, cache) in self.caches.iter_mut().enumerate() {
                 let mut sequences = [Sequence { tokens: batch.len(), cache }];
-                layer.forward(&mut hidden, &mut sequences, None)?;
+                match &self.layers[index] {
+                    Some(layer) => layer.forward(&mut hidden, &mut sequences, None)?,
+                    None => {
+                        self.decoder.layer(index)?.forward(&mut hidden, &mut sequences, None)?
+                    }
+                }
             }
             last = hidden.split_off(hidden.len() - width);
         }
