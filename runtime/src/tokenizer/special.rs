@@ -207,8 +207,7 @@ fn except(ends: &mut BTreeSet<u32>, vocabulary: &mut Vocabulary<'_>) {
     let ending = |text: &str| vocabulary.token(text).filter(|token| ends.contains(token));
     let calls = ending("<|call|>").or(ending("<|calls|>")).is_some();
     // gpt-oss and Solar Open end a part of an answer, not the answer, with `<|end|>`.
-    let part =
-        (calls && ending("<|return|>").is_some()) || (calls && ending("<|flush|>").is_some());
+    let part = calls && ending("<|return|>").or(ending("<|flush|>")).is_some();
     let end = ending("<|end|>").filter(|_| part);
     // Gemma 4 and PLaMo have an ordinary `</s>`.
     let ordinary = ending("<|tool_response>").or(ending("<|plamo:eos|>")).is_some();
