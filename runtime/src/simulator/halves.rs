@@ -129,7 +129,9 @@ fn add<const R: usize>(
         if greatest(row_spans) + greatest(weight_spans) <= EXACT_BITS {
             add_part(isa, rows, weights, sums);
         } else {
-            add_part_exactly(rows, weights, row_spans, weight_spans, sums);
+            let before = *sums;
+            add_part(isa, rows, weights, sums);
+            add_wide_spans(rows, weights, row_spans, weight_spans, &before, sums);
         }
     }
 }
@@ -183,24 +185,22 @@ fn sum_part<const R: usize, const L: usize, const FUSED: bool>(
     }
 }
 
-/// One exact sum of each element, in integers of 128 bits where an f64 is not enough.
-#[expect(clippy::cast_possible_truncation, reason = "f64 is rounded to f32 on purpose")]
-#[cold]
-fn add_part_exactly<const R: usize>(
+/// Replaces the sums of elements for which an f64 may be too narrow: those `before`, plus one exact
+/// sum. They are rare: 32 normal numbers span about 18 bits.
+fn add_wide_spans<const R: usize>(
     rows: &[[f64; R]; PRODUCTS],
     weights: &[Column; PRODUCTS],
     row_spans: &[u8; R],
     weight_spans: &[u8; GROUP],
+    before: &[Column; R],
     sums: &mut [Column; R],
 ) {
-    for (r, (sums, row_span)) in sums.iter_mut().zip(row_spans).enumerate() {
-        for (n, (sum, weight_span)) in sums.iter_mut().zip(weight_spans).enumerate() {
-            let pairs = rows.iter().zip(weights).map(|(a, w)| (a[r], f64::from(w[n])));
-            *sum += if row_span + weight_span <= EXACT_BITS {
-                pairs.map(|(a, w)| a * w).sum::<f64>() as f32
-            } else {
-                exact_sum(pairs)
-            };
+    for (r, row_span) in row_spans.iter().enumerate() {
+        for (n, weight_span) in weight_spans.iter().enumerate() {
+            if row_span + weight_span > EXACT_BITS {
+                let pairs = rows.iter().zip(weights).map(|(a, w)| (a[r], f64::from(w[n])));
+                sums[r][n] = before[r][n] + exact_sum(pairs);
+            }
         }
     }
 }
