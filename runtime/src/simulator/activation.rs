@@ -256,34 +256,33 @@ impl QuantizedRows {
             let parts = k / PRODUCTS;
             let mut values = vec![f16::ZERO; m * k];
             let mut spans = vec![0; m * parts];
-            let quantize = |(((values, spans), scales), row): (
-                ((&mut [f16], &mut [u8]), &mut [f32]),
-                &[f32],
-            )| {
-                halves_of_row(row, &plan.segments, scales, values);
-                for (span, values) in spans.iter_mut().zip(values.chunks_exact(PRODUCTS)) {
-                    *span = halves::span(values.iter().copied());
-                }
-            };
+            let quantize =
+                |values: &mut [f16], spans: &mut [u8], scales: &mut [f32], row: &[f32]| {
+                    halves_of_row(row, &plan.segments, scales, values);
+                    for (span, values) in spans.iter_mut().zip(values.chunks_exact(PRODUCTS)) {
+                        *span = halves::span(values.iter().copied());
+                    }
+                };
             if m == 1 {
-                quantize((((&mut values, &mut spans), &mut scales), rotated));
+                quantize(&mut values, &mut spans, &mut scales, rotated);
             } else {
                 let rows = values.par_chunks_exact_mut(k).zip(spans.par_chunks_exact_mut(parts));
                 let rows = rows.zip(scales.par_chunks_exact_mut(segments));
-                rows.zip(rotated.par_chunks_exact(size)).for_each(quantize);
+                rows.zip(rotated.par_chunks_exact(size)).for_each(
+                    |(((values, spans), scales), row)| quantize(values, spans, scales, row),
+                );
             }
             Operands::Halves { values, spans }
         } else {
             let mut integers = vec![0; m * planes * k];
-            let quantize = |((integers, scales), row): ((&mut [i8], &mut [f32]), &[f32])| {
-                integers_of_row(row, plan, scales, integers);
-            };
             if m == 1 {
-                quantize(((&mut integers, &mut scales), rotated));
+                integers_of_row(rotated, plan, &mut scales, &mut integers);
             } else {
                 let rows = integers.par_chunks_exact_mut(planes * k);
                 let rows = rows.zip(scales.par_chunks_exact_mut(segments));
-                rows.zip(rotated.par_chunks_exact(size)).for_each(quantize);
+                rows.zip(rotated.par_chunks_exact(size)).for_each(|((integers, scales), row)| {
+                    integers_of_row(row, plan, scales, integers);
+                });
             }
             Operands::Integers(integers)
         };
