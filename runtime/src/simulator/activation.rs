@@ -43,20 +43,35 @@ impl Digits {
         }
     }
 
-    /// High and low digit of `a`, at most [`qmax`](Self::qmax) in magnitude.
-    pub const fn split(self, a: i8) -> (i8, i8) {
-        let (high, low) = match self {
+    /// High digit of `a`, which is at most [`qmax`](Self::qmax) in magnitude.
+    const fn high(self, a: i8) -> i8 {
+        match self {
+            // ⌊(a + 7)/15⌋, of a number that is not negative: ⌊(a + 127)/15⌋ − 8.
             Digits::Base15 => {
-                let high = (a + 7).div_euclid(15);
-                (high, a - 15 * high)
+                let above = a.cast_unsigned().wrapping_add(127);
+                (above / 15).cast_signed() - 8
             }
             // |a| ≤ 119, so a + 8 is at most 127.
-            Digits::Base16 => {
-                let high = (a + 8) >> 4;
-                (high, a - 16 * high)
-            }
-        };
-        (high, low)
+            Digits::Base16 => (a + 8) >> 4,
+        }
+    }
+
+    /// Splits integers, at most [`qmax`](Self::qmax) in magnitude, into high and low digits.
+    fn split(self, integers: &mut [i8], low: &mut [i8]) {
+        // A loop for each base, so that each becomes one of vectors.
+        match self {
+            Digits::Base15 => split_by(integers, low, 15, |a| Digits::Base15.high(a)),
+            Digits::Base16 => split_by(integers, low, 16, |a| Digits::Base16.high(a)),
+        }
+    }
+}
+
+fn split_by(integers: &mut [i8], low: &mut [i8], base: i8, high: impl Fn(i8) -> i8) {
+    for (a, low) in integers.iter_mut().zip(low) {
+        let high = high(*a);
+        // Within a byte whatever the product was.
+        *low = a.wrapping_sub(high.wrapping_mul(base));
+        *a = high;
     }
 }
 
@@ -237,27 +252,38 @@ impl QuantizedRows {
         let (m, k, planes) = (rotated.len() / size, plan.k(), plan.planes());
         let segments = plan.segments.len();
         let mut scales = vec![1.0; m * segments];
-        let rows = scales.par_chunks_exact_mut(segments).zip(rotated.par_chunks_exact(size));
         let operands = if plan.scheme == Scheme::W16A16 {
+            let parts = k / PRODUCTS;
             let mut values = vec![f16::ZERO; m * k];
-            let mut spans = vec![0; m * (k / PRODUCTS)];
-            values
-                .par_chunks_exact_mut(k)
-                .zip(spans.par_chunks_exact_mut(k / PRODUCTS))
-                .zip(rows)
-                .for_each(|((values, spans), (scales, row))| {
+            let mut spans = vec![0; m * parts];
+            let quantize =
+                |values: &mut [f16], spans: &mut [u8], scales: &mut [f32], row: &[f32]| {
                     halves_of_row(row, &plan.segments, scales, values);
                     for (span, values) in spans.iter_mut().zip(values.chunks_exact(PRODUCTS)) {
                         *span = halves::span(values.iter().copied());
                     }
-                });
+                };
+            if m == 1 {
+                quantize(&mut values, &mut spans, &mut scales, rotated);
+            } else {
+                let rows = values.par_chunks_exact_mut(k).zip(spans.par_chunks_exact_mut(parts));
+                let rows = rows.zip(scales.par_chunks_exact_mut(segments));
+                rows.zip(rotated.par_chunks_exact(size)).for_each(
+                    |(((values, spans), scales), row)| quantize(values, spans, scales, row),
+                );
+            }
             Operands::Halves { values, spans }
         } else {
             let mut integers = vec![0; m * planes * k];
-            integers
-                .par_chunks_exact_mut(planes * k)
-                .zip(rows)
-                .for_each(|(integers, (scales, row))| integers_of_row(row, plan, scales, integers));
+            if m == 1 {
+                integers_of_row(rotated, plan, &mut scales, &mut integers);
+            } else {
+                let rows = integers.par_chunks_exact_mut(planes * k);
+                let rows = rows.zip(scales.par_chunks_exact_mut(segments));
+                rows.zip(rotated.par_chunks_exact(size)).for_each(|((integers, scales), row)| {
+                    integers_of_row(row, plan, scales, integers);
+                });
+            }
             Operands::Integers(integers)
         };
         QuantizedRows { operands, scales, _plan: Arc::clone(plan) }
@@ -277,9 +303,8 @@ fn integers_of_row(row: &[f32], plan: &Plan, scales: &mut [f32], planes: &mut [i
         let integers = &mut first[segment.start..][..values.len()];
         quantize::quantize_row(values, *scale, plan.qmax(), integers);
     }
-    for (high, low) in first.iter_mut().zip(second) {
-        (*high, *low) = plan.digits.split(*high);
-    }
+    // Nothing where there is one plane.
+    plan.digits.split(&mut first[..second.len()], second);
 }
 
 fn halves_of_row(row: &[f32], segments: &[Range<usize>], scales: &mut [f32], out: &mut [f16]) {
@@ -299,7 +324,9 @@ mod tests {
         for (digits, least, greatest) in [(Digits::Base15, -7, 7), (Digits::Base16, -8, 7i16)] {
             let qmax = digits.qmax();
             for a in -qmax..=qmax {
-                let (high, low) = digits.split(a);
+                let (mut high, mut low) = ([a], [0]);
+                digits.split(&mut high, &mut low);
+                let ([high], [low]) = (high, low);
                 assert_eq!(
                     i16::from(digits.base()) * i16::from(high) + i16::from(low),
                     i16::from(a)

@@ -43,6 +43,38 @@ pub fn span(values: impl IntoIterator<Item = f16>) -> u8 {
     u8::try_from(bits).unwrap_or(u8::MAX)
 }
 
+/// Finite f16 values as f32, exactly.
+///
+/// # Panics
+///
+/// If `out` is not as long as `values`.
+pub fn widen(isa: Isa, values: &[f16], out: &mut [f32]) {
+    assert_eq!(values.len(), out.len(), "as many values");
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => x86::widen_avx2(values, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86::widen_avx512(values, out),
+        _ => widen_all(values, out),
+    }
+}
+
+/// What every instruction set compiles for itself.
+#[inline(always)]
+fn widen_all(values: &[f16], out: &mut [f32]) {
+    // Exponents 112 and 113 of f32 are 0 and 1 of f16.
+    const BIAS: u32 = 112 << 23;
+    const ONE: u32 = 113 << 23;
+    for (out, value) in out.iter_mut().zip(values) {
+        let bits = u32::from(value.to_bits());
+        let magnitude = (bits & 0x7fff) << 13;
+        let normal = f32::from_bits(magnitude + BIAS);
+        let subnormal = f32::from_bits(magnitude + ONE) - f32::from_bits(ONE);
+        let magnitude = if bits & 0x7c00 == 0 { subnormal } else { normal };
+        *out = f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16);
+    }
+}
+
 /// A block of rows of activations for the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct HalfRows<'a> {
@@ -97,7 +129,9 @@ fn add<const R: usize>(
         if greatest(row_spans) + greatest(weight_spans) <= EXACT_BITS {
             add_part(isa, rows, weights, sums);
         } else {
-            add_part_exactly(rows, weights, row_spans, weight_spans, sums);
+            let before = *sums;
+            add_part(isa, rows, weights, sums);
+            add_wide_spans(rows, weights, row_spans, weight_spans, &before, sums);
         }
     }
 }
@@ -151,24 +185,22 @@ fn sum_part<const R: usize, const L: usize, const FUSED: bool>(
     }
 }
 
-/// One exact sum of each element, in integers of 128 bits where an f64 is not enough.
-#[expect(clippy::cast_possible_truncation, reason = "f64 is rounded to f32 on purpose")]
-#[cold]
-fn add_part_exactly<const R: usize>(
+/// Replaces the sums of elements for which an f64 may be too narrow: those `before`, plus one exact
+/// sum. They are rare: 32 normal numbers span about 18 bits.
+fn add_wide_spans<const R: usize>(
     rows: &[[f64; R]; PRODUCTS],
     weights: &[Column; PRODUCTS],
     row_spans: &[u8; R],
     weight_spans: &[u8; GROUP],
+    before: &[Column; R],
     sums: &mut [Column; R],
 ) {
-    for (r, (sums, row_span)) in sums.iter_mut().zip(row_spans).enumerate() {
-        for (n, (sum, weight_span)) in sums.iter_mut().zip(weight_spans).enumerate() {
-            let pairs = rows.iter().zip(weights).map(|(a, w)| (a[r], f64::from(w[n])));
-            *sum += if row_span + weight_span <= EXACT_BITS {
-                pairs.map(|(a, w)| a * w).sum::<f64>() as f32
-            } else {
-                exact_sum(pairs)
-            };
+    for (r, row_span) in row_spans.iter().enumerate() {
+        for (n, weight_span) in weight_spans.iter().enumerate() {
+            if row_span + weight_span > EXACT_BITS {
+                let pairs = rows.iter().zip(weights).map(|(a, w)| (a[r], f64::from(w[n])));
+                sums[r][n] = before[r][n] + exact_sum(pairs);
+            }
         }
     }
 }
@@ -186,7 +218,27 @@ fn exact_sum(pairs: impl Iterator<Item = (f64, f64)>) -> f32 {
 mod x86 {
     #![expect(unsafe_code, reason = "kernels compiled for an instruction set")]
 
+    use half::f16;
+
     use super::{Column, PRODUCTS, sum_part};
+
+    pub(super) fn widen_avx2(values: &[f16], out: &mut [f32]) {
+        #[target_feature(enable = "avx2")]
+        fn kernel(values: &[f16], out: &mut [f32]) {
+            super::widen_all(values, out);
+        }
+        // SAFETY: the caller chose this kernel because the machine has AVX2.
+        unsafe { kernel(values, out) }
+    }
+
+    pub(super) fn widen_avx512(values: &[f16], out: &mut [f32]) {
+        #[target_feature(enable = "avx512f")]
+        fn kernel(values: &[f16], out: &mut [f32]) {
+            super::widen_all(values, out);
+        }
+        // SAFETY: the caller chose this kernel because the machine has AVX-512.
+        unsafe { kernel(values, out) }
+    }
 
     pub(super) fn avx2<const R: usize>(
         rows: &[[f64; R]; PRODUCTS],
@@ -291,6 +343,19 @@ mod tests {
                 for (sum, weights) in sums.iter().zip(weights) {
                     assert_eq!(sum.to_bits(), reference(row, weights).to_bits(), "{isa:?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn every_finite_value_is_widened_exactly() {
+        let all = (0..=u16::MAX).map(f16::from_bits).filter(|value| value.is_finite());
+        let all: Vec<f16> = all.collect();
+        for isa in Isa::available() {
+            let mut out = vec![f32::NAN; all.len()];
+            widen(isa, &all, &mut out);
+            for (value, out) in all.iter().zip(&out) {
+                assert_eq!(out.to_bits(), value.to_f32().to_bits());
             }
         }
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use tessera_formats::npu::tiles::TILE_K;
 use tessera_formats::npu::{Engine, Scheme};
@@ -63,7 +62,7 @@ impl Weights {
     pub fn bytes(&self) -> u64 {
         let shape = self.shape();
         let wide = |x: usize| u64::try_from(x).unwrap_or(u64::MAX);
-        let scales = wide(shape.groups() * GROUP * size_of::<f32>());
+        let scales = wide(shape.groups()).saturating_mul(wide(size_of::<[f32; GROUP]>()));
         let scales = scales.saturating_mul(wide(shape.matrices));
         self.segments.iter().fold(0u64, |bytes, segment| {
             bytes.saturating_add(shape.bytes(segment.len())).saturating_add(scales)
@@ -290,7 +289,7 @@ impl SimulatedLinear {
                         self.integers(matrix, values, &quantized.scales, rows, out);
                     }
                     Operands::Halves { values, spans } => {
-                        let blocks = HalfBlocks::new(values, spans, self.plan.k(), rows);
+                        let blocks = HalfBlocks::new(self.isa, values, spans, self.plan.k(), rows);
                         self.halves(matrix, &blocks, &quantized.scales, rows, out);
                     }
                 }
@@ -398,7 +397,8 @@ impl SimulatedLinear {
                 scratch.sums.resize(tokens.len(), [0.0; GROUP]);
                 for start in (0..columns.len()).step_by(BLOCK_COLUMNS) {
                     let end = (start + BLOCK_COLUMNS).min(columns.len());
-                    let weights = segment.halves(matrix, group, start..end, &mut scratch.weights);
+                    let weights =
+                        segment.halves(self.isa, matrix, group, start..end, &mut scratch.weights);
                     let range = columns.start + start..columns.start + end;
                     for (first, sums) in
                         tokens.clone().step_by(ROWS).zip(scratch.sums.chunks_mut(ROWS))
@@ -498,10 +498,7 @@ impl SimulatedLinear {
             let mut scratch = S::default();
             tasks.into_iter().for_each(|task| work(task, &mut scratch));
         } else {
-            tasks
-                .into_par_iter()
-                .with_max_len(1)
-                .for_each_init(S::default, |scratch, task| work(task, scratch));
+            tasks.into_par_iter().for_each_init(S::default, |scratch, task| work(task, scratch));
         }
     }
 }
@@ -561,12 +558,10 @@ struct HalfBlocks {
 }
 
 impl HalfBlocks {
-    fn new(values: &[f16], spans: &[u8], k: usize, rows: Rows<'_>) -> Self {
+    fn new(isa: Isa, values: &[f16], spans: &[u8], k: usize, rows: Rows<'_>) -> Self {
         let parts = k / halves::PRODUCTS;
         let mut blocks =
             HalfBlocks { values: vec![0.0; rows.len() * k], spans: vec![0; rows.len() * parts], k };
-        let values_of = blocks.values.par_chunks_mut(ROWS * k);
-        let spans_of = blocks.spans.par_chunks_mut(ROWS * parts);
         let pack =
             |buffer: &mut Vec<f32>,
              (block, (block_values, block_spans)): (usize, (&mut [f64], &mut [u8]))| {
@@ -575,14 +570,20 @@ impl HalfBlocks {
                     let row = rows.get(block * ROWS + index);
                     let places = block_values.iter_mut().skip(index).step_by(count);
                     buffer.resize(k, 0.0);
-                    values[row * k..][..k].convert_to_f32_slice(buffer);
+                    halves::widen(isa, &values[row * k..][..k], buffer);
                     places.zip(&*buffer).for_each(|(place, &value)| *place = value.into());
                     let source = &spans[row * parts..][..parts];
                     let places = block_spans.iter_mut().skip(index).step_by(count);
                     places.zip(source).for_each(|(place, span)| *place = *span);
                 }
             };
-        values_of.zip(spans_of).enumerate().for_each_init(Vec::new, pack);
+        if rows.len() <= ROWS {
+            pack(&mut Vec::new(), (0, (&mut blocks.values, &mut blocks.spans)));
+        } else {
+            let values = blocks.values.par_chunks_mut(ROWS * k);
+            let spans = blocks.spans.par_chunks_mut(ROWS * parts);
+            values.zip(spans).enumerate().for_each_init(Vec::new, pack);
+        }
         blocks
     }
 

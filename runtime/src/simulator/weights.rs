@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{TILE_BYTES, TILE_K, TileLayout};
@@ -154,6 +153,7 @@ impl SegmentWeights {
     /// Columns of a group of the float engine, whole groups of 32; none of an integer engine.
     pub(super) fn halves<'a>(
         &'a self,
+        isa: Isa,
         matrix: usize,
         group: usize,
         columns: Range<usize>,
@@ -166,7 +166,7 @@ impl SegmentWeights {
         let weights = &weights[first * GROUP..][..columns.len() * GROUP];
         let spans = &spans[first / PRODUCTS..][..columns.len() / PRODUCTS];
         scratch.columns.resize(columns.len(), [0.0; GROUP]);
-        weights.convert_to_f32_slice(scratch.columns.as_flattened_mut());
+        halves::widen(isa, weights, scratch.columns.as_flattened_mut());
         HalfWeights { values: &scratch.columns, spans }
     }
 
@@ -182,7 +182,7 @@ impl SegmentWeights {
         let k = self.columns.len();
         if let Data::F16 { weights, .. } = &self.data {
             let weights = &weights[(matrix * self.groups + group) * k * GROUP..][..k * GROUP];
-            return weights.convert_to_f32_slice(out.as_flattened_mut());
+            return halves::widen(isa, weights, out.as_flattened_mut());
         }
         let integers = self.integers(isa, matrix, group, 0..k / QUAD, scratch);
         let (out, _) = out.as_chunks_mut::<QUAD>();

@@ -55,8 +55,9 @@ pub(super) fn widen(packed: &[u8], out: &mut [i8]) {
     for (piece, halves) in pieces.iter().zip(halves.chunks_exact_mut(2)) {
         if let [low, high] = halves {
             for ((low, high), byte) in low.iter_mut().zip(high).zip(piece) {
-                *low = (byte << 4).cast_signed() >> 4;
-                *high = byte.cast_signed() >> 4;
+                // Sign extension without shifts of signed bytes, which vectors do not have.
+                *low = ((byte & 15) ^ 8).wrapping_sub(8).cast_signed();
+                *high = ((byte >> 4) ^ 8).wrapping_sub(8).cast_signed();
             }
         }
     }
