@@ -1,6 +1,7 @@
 //! The decoder against llama.cpp: logits of small models with random weights, one for each form of
 //! the graph. `golden/README.md` says how they were made.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "how close each model is")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
