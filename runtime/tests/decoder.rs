@@ -3,13 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "how close each model is")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use safetensors::SafeTensors;
 use tessera_formats::gguf::Gguf;
 use tessera_runtime::checkpoint::GgufCheckpoint;
-use tessera_runtime::decoder::{Decoder, LayerCache, Sequence};
+use tessera_runtime::decoder::{Decoder, LayerCache, Observer, Sequence};
+use tessera_runtime::linear::Activations;
+use tessera_runtime::model::FeedForward;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -100,4 +104,55 @@ fn compare(file: &str, count: usize, tolerance: impl Fn(&str) -> f64) {
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// Rows that each linear was seen to read.
+#[derive(Default)]
+struct Rows(Mutex<BTreeMap<String, usize>>);
+
+impl Observer for Rows {
+    fn observe(
+        &self,
+        linears: &[&str],
+        _: Option<usize>,
+        x: &Activations<'_>,
+        rows: Option<&[usize]>,
+    ) {
+        let count = rows.map_or(x.rows(), <[usize]>::len);
+        assert!(rows.is_none_or(|rows| rows.is_sorted() && rows.iter().all(|&row| row < x.rows())));
+        let mut seen = self.0.lock().unwrap();
+        for linear in linears {
+            *seen.entry((*linear).to_owned()).or_default() += count;
+        }
+    }
+}
+
+/// Every linear's input is seen, each row once; an expert's rows are those routed to it.
+#[test]
+fn observers_see_what_every_linear_reads() {
+    let tokens: Vec<u32> = (0..20).map(|token| token * 5 % 100 + 3).collect();
+    for name in ["llama", "phi3", "gemma3", "olmo2", "qwen2moe", "qwen3moe", "granitemoe"] {
+        let gguf = Gguf::open(&golden().join(format!("{name}.gguf"))).unwrap();
+        let checkpoint = GgufCheckpoint::new(&gguf);
+        let decoder = Decoder::new(&checkpoint).unwrap();
+        let rows = Rows::default();
+        let mut hidden = decoder.embed(&tokens).unwrap();
+        let mut expected = BTreeMap::new();
+        for (index, shape) in decoder.model().shapes.iter().enumerate() {
+            let mut cache = LayerCache::new();
+            let mut sequences = [Sequence { tokens: tokens.len(), cache: &mut cache }];
+            let layer = decoder.layer(index).unwrap();
+            layer.forward(&mut hidden, &mut sequences, Some(&rows)).unwrap();
+            for linear in decoder.layer_linears(index) {
+                let uses = match &shape.feed_forward {
+                    FeedForward::Experts(experts) if linear.contains("_exps") => experts.used,
+                    _ => 1,
+                };
+                expected.insert(linear, uses * tokens.len());
+            }
+        }
+        decoder.head().unwrap().forward(&hidden, Some(&rows)).unwrap();
+        expected.insert(decoder.head_linear().to_owned(), tokens.len());
+        assert_eq!(rows.0.into_inner().unwrap(), expected, "{name}");
+    }
 }
