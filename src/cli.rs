@@ -227,8 +227,8 @@ pub struct RunningArguments {
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A model is a pack, or a GGUF file. A GGUF file runs in floats, unless its name says what is to be made
-of it, or an option does for all:
+A model is a pack, or a GGUF file. A GGUF file runs in floats, unless its name says
+what is to be made of it, or an option does for all:
 
   model.gguf@float               dequantized weights, f32 activations
   model.gguf@cpu                 as llama.cpp computes it on a CPU (--cpu-like)
@@ -238,8 +238,7 @@ of it, or an option does for all:
 Examples:
   tessera eval model.gguf --text wiki.test.raw
   tessera eval model.safetensors --text wiki.test.raw --reference model-F16.gguf
-  tessera eval model-F16.gguf@w8a8 model-F16.gguf@w4a8 model-Q4_0.gguf@cpu \\
-      --text wiki.test.raw --reference model-F16.gguf
+  tessera eval f16.gguf@w8a8 f16.gguf@w4a8 q4_0.gguf@cpu --text wiki.test.raw --reference f16.gguf
   tessera eval model-F16.gguf --text wiki.test.raw --save-logits base.logits
   tessera eval model.safetensors --from-logits base.logits")]
 pub struct EvalArguments {
@@ -296,7 +295,7 @@ pub struct EvalArguments {
 Examples:
   tessera run model.gguf -p \"Once upon a time\" --temp 0
   tessera run model.safetensors -p \"Once upon a time\" -n 200 --temp 0.8 --top-k 40 --seed 1
-  tessera run model.gguf@w4a8 -p \"Once upon a time\" --temp 0    quantized in memory, on the simulator")]
+  tessera run model.gguf@w4a8 -p \"Once upon a time\"    quantized in memory, on the simulator")]
 pub struct RunArguments {
     /// Pack or GGUF file, `FILE` or `FILE@HOW` as for `eval`
     #[arg(value_parser = crate::models::parse)]

@@ -28,7 +28,7 @@ fn first_block<'a>(page: &'a str, language: &str) -> Option<&'a str> {
 }
 
 /// Puts a page into `folder`, beside the files that its commands find in their working folder: the
-/// model under two names, half of it, a copy that differs in its padding, and the page's recipe.
+/// model under two names, half of it, a copy that differs in its padding, the page's recipe and its text.
 fn stage(page: &str, folder: &Path) -> PathBuf {
     let text = fs::read_to_string(root().join(page)).unwrap();
     assert!(text.contains("\n```console\n"), "{page} has nothing to run");
@@ -46,6 +46,9 @@ fn stage(page: &str, folder: &Path) -> PathBuf {
     fs::write(before.join("other.gguf"), [rest, &[last ^ 1]].concat()).unwrap();
     if let Some(recipe) = first_block(&text, "toml") {
         fs::write(before.join("mixed.toml"), recipe).unwrap();
+    }
+    if let Some(story) = first_block(&text, "text") {
+        fs::write(before.join("text.txt"), story).unwrap();
     }
     symlink(root().join(page), &staged).unwrap();
     staged
