@@ -39,7 +39,7 @@ impl TokenStatistics {
     ///
     /// Against a stored row they follow llama-perplexity: tokens with a stored log-probability of at
     /// most −16 do not enter the divergence, and what is stored is not normalized again, so that the
-    /// divergence has a floor of about 5·10⁻⁴ nats and can fall below 0.
+    /// divergence of a single token has an error that grows with the vocabulary, and can fall below 0.
     ///
     /// # Panics
     ///

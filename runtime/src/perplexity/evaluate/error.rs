@@ -15,8 +15,8 @@ pub enum EvaluationError {
     NoModel,
     /// Memory for not even a chunk.
     #[error(
-        "one chunk of {context} tokens needs {needed} bytes of memory beside the largest layer or \
-         the heads of the models, and the budget is {budget}"
+        "one chunk of {context} tokens, with the largest layer or the heads, needs {needed} bytes of \
+         memory, and the budget is {budget}"
     )]
     Budget {
         /// Tokens of a chunk.
