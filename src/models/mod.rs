@@ -53,6 +53,13 @@ pub struct Opening {
     pub budget: Budget,
 }
 
+impl Opening {
+    /// Whether the user asked that GGUF files be quantized.
+    fn quantizes(&self) -> bool {
+        self.options != Overrides::default() || self.recipe.is_some()
+    }
+}
+
 /// An open model.
 pub struct Model {
     /// As the user named it.
@@ -90,7 +97,6 @@ impl Model {
                 Escaped(kind),
             );
         }
-        let asked = opening.options != Overrides::default() || opening.recipe.is_some();
         let run = match spec.how {
             Some(How::Float) => Run::Float,
             Some(How::CpuLike) => Run::CpuLike,
@@ -98,7 +104,13 @@ impl Model {
                 Recipe::uniform(opening.options.overridden_by(options)),
                 simulation(opening),
             ),
-            None if asked => {
+            None if opening.quantizes() => {
+                ensure!(
+                    !opening.cpu_like,
+                    "`{}` can be quantized, or run with `--cpu-like`: name what is to be made of it, such \
+                     as `FILE@w8a8` or `FILE@cpu`",
+                    Escaped(&spec.text),
+                );
                 let recipe = opening.recipe.clone();
                 let recipe = recipe.unwrap_or_else(|| Recipe::uniform(opening.options));
                 Run::Quantized(recipe, simulation(opening))
@@ -128,6 +140,12 @@ impl Model {
         ensure!(
             spec.how.is_none(),
             "`{}` is a pack: only a GGUF file can be quantized or run like llama.cpp",
+            spec.path.display(),
+        );
+        ensure!(
+            !opening.quantizes(),
+            "`{}` is a pack, and quantized already: leave `--scheme` and the other options of \
+             quantization out, or name what is to be made of a GGUF file beside it, such as `FILE@w8a8`",
             spec.path.display(),
         );
         let pack = PackReader::open(&spec.path)?;
