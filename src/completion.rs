@@ -55,10 +55,10 @@ impl Rates {
 }
 
 /// Generates until a token ends the text, or enough are generated; `print` gets the prompt, and then
-/// each piece of text as it is known.
+/// each piece of text as it is known, and says whether anyone reads on.
 pub fn complete(
     request: &Request<'_>,
-    print: impl Fn(&str) -> anyhow::Result<()>,
+    print: impl Fn(&str) -> anyhow::Result<bool>,
 ) -> anyhow::Result<Rates> {
     let model = Model::open(request.model, request.opening)?;
     let checkpoint = model.checkpoint(request.opening)?;
@@ -115,7 +115,9 @@ pub fn complete(
             break;
         }
         rates.generated.0 += 1;
-        print(&text.push(&tokenizer.piece(token)))?;
+        if !print(&text.push(&tokenizer.piece(token)))? {
+            break;
+        }
         if index + 1 < request.tokens {
             logits = generator.extend(&[token]).with_context(named)?;
         }

@@ -89,10 +89,16 @@ fn target(name: &str) -> anyhow::Result<Target> {
 
 /// Prints a result on stdout. That its reader went away is no failure of ours.
 fn print(text: &str) -> anyhow::Result<()> {
+    print_piece(text).map(drop)
+}
+
+/// Prints a piece of a result on stdout; whether anyone reads on.
+fn print_piece(text: &str) -> anyhow::Result<bool> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("stdout"),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("stdout"),
     }
 }
 

@@ -17,7 +17,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<Verdict> {
                 memory_budget: arguments.running.memory_budget,
                 opening: &opening,
             },
-            super::print,
+            super::print_piece,
         )
     })?;
     super::print("\n")?;
