@@ -5,7 +5,7 @@ mod report;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use tessera_runtime::checkpoint::Checkpoint;
 use tessera_runtime::decoder::Decoder;
 use tessera_runtime::perplexity::{Chunks, Evaluation, LogitsFile, Participant, Reference};
@@ -60,6 +60,13 @@ impl Ready<'_> {
 
 /// Runs every model over the text.
 pub fn evaluate(request: &Request<'_>) -> anyhow::Result<Report> {
+    // Before the work, and before anything that is no logits file is lost.
+    if let Some(path) = request.save_logits.filter(|path| path.exists()) {
+        bail!(
+            "`{}` already exists: remove it, or name another file with `--save-logits`",
+            path.display(),
+        );
+    }
     let reference = request.reference.map(|spec| Model::open(spec, &plain(request.opening)));
     let reference = reference.transpose()?;
     let models = request.models.iter().map(|spec| Model::open(spec, request.opening));
