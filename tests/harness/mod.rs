@@ -29,6 +29,21 @@ pub fn shared_models(folder: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// A short text that the repository carries.
+pub fn short_text() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/alice.txt")
+}
+
+/// A text beside the repository, where there is one.
+pub fn shared_text(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
+    if !path.is_file() {
+        println!("skipped: `../shared/data/{name}` is not here");
+        return None;
+    }
+    Some(path)
+}
+
 /// Every GGUF model in a folder, sorted; statistics files are no models.
 pub fn models_in(folder: &Path) -> Vec<PathBuf> {
     let mut models: Vec<_> = std::fs::read_dir(folder)
@@ -65,6 +80,32 @@ pub fn verify(pack: &Path, source: &Path) -> Value {
     assert_eq!(report["problems"], serde_json::json!([]), "{}", pack.display());
     assert_eq!(output.status.code(), Some(0));
     report
+}
+
+/// Evaluates `models`, each with what is to be made of it, and returns a report for each.
+pub fn eval<M: AsRef<str>>(models: &[M], arguments: &[&str]) -> Vec<Value> {
+    let models = models.iter().map(AsRef::as_ref);
+    let output = tessera().arg("eval").args(models).args(arguments).arg("--json").output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let lines = std::str::from_utf8(&output.stdout).unwrap().lines();
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A number of a report.
+pub fn figure(report: &Value, key: &str) -> f64 {
+    report[key].as_f64().unwrap_or_else(|| panic!("{key} of {report}"))
+}
+
+/// Checks a number of a report.
+pub fn near(report: &Value, key: &str, expected: f64, tolerance: f64) {
+    let found = figure(report, key);
+    let model = &report["model"];
+    assert!((found - expected).abs() <= tolerance, "{model} {key}: {found}, not {expected}");
+}
+
+/// A model's name with what is to be made of it.
+pub fn with(path: &Path, how: &str) -> String {
+    format!("{}@{how}", path.display())
 }
 
 /// Relative errors by tensor name, from a report.

@@ -5,10 +5,10 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tessera_formats::ggml::GgmlType;
-use tessera_formats::gguf::{GgufWriter, Value};
+use tessera_formats::gguf::{Gguf, GgufWriter, Value};
 
 /// A model under construction: keys, and F32 tensors with their values.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Model {
     keys: Vec<(String, Value)>,
     tensors: Vec<(String, GgmlType, Vec<u64>, Vec<u8>)>,
@@ -20,9 +20,56 @@ impl Model {
         Model::default().key("general.architecture", "llama")
     }
 
-    /// With a key.
+    /// The model in a file.
+    pub fn read(path: &Path) -> Self {
+        let gguf = Gguf::open(path).unwrap();
+        let keys = gguf.metadata().iter().map(|(key, value)| (key.to_owned(), value.clone()));
+        let tensors = gguf.tensors().iter().map(|tensor| {
+            let mut bytes = vec![0; usize::try_from(tensor.bytes).unwrap()];
+            gguf.read_at(tensor, 0, &mut bytes).unwrap();
+            (tensor.name.clone(), tensor.ggml_type, tensor.dims.clone(), bytes)
+        });
+        Model { keys: keys.collect(), tensors: tensors.collect() }
+    }
+
+    /// The carried model with two experts in place of each FFN, a token's both: the layer's own and
+    /// the next layer's.
+    pub fn with_experts(path: &Path) -> Self {
+        let dense = Model::read(path);
+        let mut model = dense.clone().key("llama.expert_count", 2u32);
+        model = model.key("llama.expert_used_count", 2u32);
+        let layers: u32 = 5;
+        for layer in 0..layers {
+            for matrix in ["gate", "up", "down"] {
+                let of = |layer: u32| {
+                    let name = format!("blk.{}.ffn_{matrix}.weight", layer % layers);
+                    dense.tensors.iter().find(|tensor| tensor.0 == name).unwrap()
+                };
+                let ((name, ty, dims, own), (.., next)) = (of(layer), of(layer + 1));
+                let experts = name.replace(".weight", "_exps.weight");
+                let bytes = [&own[..], next].concat();
+                model = model.without(name).bytes(&experts, *ty, &[dims[0], dims[1], 2], bytes);
+            }
+            model = model.bell(&format!("blk.{layer}.ffn_gate_inp.weight"), &[64, 2], 0.1);
+        }
+        model
+    }
+
+    /// With a key, in place of another value that it had.
     pub fn key(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.keys.push((key.to_owned(), value.into()));
+        let value = value.into();
+        match self.keys.iter_mut().find(|(other, _)| other == key) {
+            Some((_, before)) => *before = value,
+            None => self.keys.push((key.to_owned(), value)),
+        }
+        self
+    }
+
+    /// Without a tensor, which must be there.
+    pub fn without(mut self, name: &str) -> Self {
+        let before = self.tensors.len();
+        self.tensors.retain(|tensor| tensor.0 != name);
+        assert_eq!(self.tensors.len() + 1, before, "{name}");
         self
     }
 
