@@ -250,7 +250,7 @@ pub struct EvalArguments {
     #[arg(long, value_name = "FILE", required_unless_present = "from_logits")]
     pub text: Option<PathBuf>,
 
-    /// Model to compare with, run in floats
+    /// Model to compare with; a GGUF file runs in floats, unless its name says otherwise
     #[arg(long, value_name = "MODEL", value_parser = crate::models::parse)]
     pub reference: Option<ModelSpec>,
 
