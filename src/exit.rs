@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use tessera_formats::gguf::GgufError;
 use tessera_formats::pack::PackError;
+#[cfg(feature = "cuda")]
+use tessera_runtime::linear::candle::CandleDeviceError;
 
 use crate::talk::say;
 
@@ -50,6 +52,8 @@ fn code(error: &anyhow::Error) -> u8 {
             | ErrorKind::OutOfMemory
             | ErrorKind::ResourceBusy,
         ) => ENVIRONMENT,
+        #[cfg(feature = "cuda")]
+        _ if error.is::<CandleDeviceError>() => ENVIRONMENT,
         _ => BAD_INPUT,
     }
 }

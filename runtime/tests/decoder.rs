@@ -13,6 +13,8 @@ use tessera_formats::gguf::Gguf;
 use tessera_runtime::checkpoint::GgufCheckpoint;
 use tessera_runtime::decoder::{Decoder, LayerCache, Observer, Sequence};
 use tessera_runtime::linear::Activations;
+#[cfg(feature = "candle")]
+use tessera_runtime::linear::candle::CandleDevice;
 use tessera_runtime::model::FeedForward;
 
 fn golden() -> PathBuf {
@@ -56,6 +58,43 @@ fn relative_rms(found: &[f32], expected: &[f32]) -> f64 {
     (squares(&mut { errors }) / energy).sqrt()
 }
 
+/// What applies linears, by name.
+type Device = (&'static str, fn(&Gguf) -> GgufCheckpoint<'_>);
+
+const DEVICES: &[Device] = &[
+    ("float", |gguf| GgufCheckpoint::new(gguf)),
+    #[cfg(feature = "candle")]
+    ("candle", |gguf| GgufCheckpoint::on_candle(gguf, CandleDevice::cpu())),
+];
+
+/// A model with its tokens, and llama.cpp's logits after each of them.
+struct Golden {
+    name: String,
+    gguf: Gguf,
+    tokens: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+/// Every model of a file of logits.
+fn models(file: &str) -> Vec<Golden> {
+    let bytes = fs::read(golden().join(file)).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let mut names = expected.names();
+    names.retain(|name| !name.ends_with(".tokens"));
+    names.sort_unstable();
+    let model = |name: &str| {
+        let tokens = expected.tensor(&format!("{name}.tokens")).unwrap();
+        let tokens = tokens.data().as_chunks().0.iter();
+        Golden {
+            name: name.to_owned(),
+            gguf: Gguf::open(&golden().join(format!("{name}.gguf"))).unwrap(),
+            tokens: tokens.map(|&bytes| u32::from_le_bytes(bytes)).collect(),
+            logits: floats(expected.tensor(name).unwrap().data()),
+        }
+    };
+    names.into_iter().map(model).collect()
+}
+
 #[test]
 fn logits_are_those_of_llama_cpp() {
     // Gemma's GELU is rounded to 16 bits by llama.cpp's CPU backend, and not in the second file.
@@ -63,21 +102,16 @@ fn logits_are_those_of_llama_cpp() {
     compare("logits-exact-gelu.safetensors", 4, |_| 1e-5);
 }
 
-/// Compares every model of a file of logits, of which there are `count`, within a relative error.
+/// Compares every model of a file of logits, of which there are `count`, within a relative error,
+/// on every device.
 fn compare(file: &str, count: usize, tolerance: impl Fn(&str) -> f64) {
-    let bytes = fs::read(golden().join(file)).unwrap();
-    let expected = SafeTensors::deserialize(&bytes).unwrap();
-    let mut models: Vec<_> =
-        expected.names().into_iter().filter(|name| !name.ends_with(".tokens")).collect();
-    models.sort_unstable();
+    let models = models(file);
     assert_eq!(models.len(), count);
     let mut failures = Vec::new();
-    for name in models {
-        let gguf = Gguf::open(&golden().join(format!("{name}.gguf"))).unwrap();
-        let checkpoint = GgufCheckpoint::new(&gguf);
-        let tokens = expected.tensor(&format!("{name}.tokens")).unwrap();
-        let tokens: Vec<u32> =
-            tokens.data().as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
+    let on_devices = |model| DEVICES.iter().map(move |device| (model, device));
+    for (model, (device, checkpoint)) in models.iter().flat_map(on_devices) {
+        let Golden { name, gguf, tokens, logits: expected } = model;
+        let checkpoint = checkpoint(gguf);
         let decoder = match Decoder::for_context(&checkpoint, 64) {
             Ok(decoder) => decoder,
             Err(error) => {
@@ -85,22 +119,22 @@ fn compare(file: &str, count: usize, tolerance: impl Fn(&str) -> f64) {
                 continue;
             }
         };
-        let found = logits(&decoder, &tokens, &[tokens.len()]);
-        let expected = floats(expected.tensor(name).unwrap().data());
-        let error = relative_rms(&found, &expected);
+        let found = logits(&decoder, tokens, &[tokens.len()]);
+        let error = relative_rms(&found, expected);
         let vocabulary = decoder.model().vocabulary;
         let rows = found.chunks(vocabulary).zip(expected.chunks(vocabulary));
         let differ = rows.filter(|(found, expected)| argmax(found) != argmax(expected)).count();
-        eprintln!("{name}: relative RMS {error:.2e}, {differ} other tokens");
+        let result = format!("{name} on {device}: relative RMS {error:.2e}, {differ} other tokens");
+        eprintln!("{result}");
         if error.is_nan() || error > tolerance(name) || differ > 0 {
-            failures.push(format!("{name}: relative RMS {error:.2e}, {differ} other tokens"));
+            failures.push(result);
         }
         // One by one and in odd batches, from the cache, the result is the same but for rounding.
         let batches: Vec<usize> = [1, 1, 5, 30, 2].into_iter().chain([1; 25]).collect();
-        let stepped = logits(&decoder, &tokens, &batches);
+        let stepped = logits(&decoder, tokens, &batches);
         let error = relative_rms(&stepped, &found);
         if error.is_nan() || error > 1e-5 {
-            failures.push(format!("{name}: {error:.2e} between batches"));
+            failures.push(format!("{name} on {device}: {error:.2e} between batches"));
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
@@ -155,4 +189,29 @@ fn observers_see_what_every_linear_reads() {
         expected.insert(decoder.head_linear().to_owned(), tokens.len());
         assert_eq!(rows.0.into_inner().unwrap(), expected, "{name}");
     }
+}
+
+#[cfg(feature = "candle")]
+#[test]
+fn candle_computes_what_the_default_device_computes() {
+    let on = |device: usize, gguf: &Gguf, tokens: &[u32]| {
+        let checkpoint = DEVICES[device].1(gguf);
+        let decoder = Decoder::for_context(&checkpoint, 64).unwrap();
+        (logits(&decoder, tokens, &[tokens.len()]), decoder.layer_bytes(0))
+    };
+    let agree = |name: &str, gguf: &Gguf, tokens: &[u32]| {
+        let [(float, _), (candle, bytes)] = [0, 1].map(|device| on(device, gguf, tokens));
+        let error = relative_rms(&candle, &float);
+        eprintln!("{name}: relative RMS {error:.2e} between devices");
+        assert!(error <= 1e-5, "{name}: {error:.2e}");
+        bytes
+    };
+    for Golden { name, gguf, tokens, .. } in models("logits.safetensors") {
+        agree(&name, &gguf, &tokens);
+    }
+    let quantized = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data");
+    let quantized = Gguf::open(&quantized.join("stories260K-Q8_0.gguf")).unwrap();
+    let bytes = agree("stories260K-Q8_0", &quantized, &(1..65).collect::<Vec<_>>());
+    // Four bytes a weight: q and output, k and v, gate, up and down.
+    assert_eq!(bytes, 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 172 * 64));
 }

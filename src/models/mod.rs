@@ -15,6 +15,8 @@ use tessera_formats::npu::Target;
 use tessera_formats::pack::PackReader;
 use tessera_runtime::checkpoint::{Checkpoint, GgufCheckpoint, PackCheckpoint};
 use tessera_runtime::decoder::Decoder;
+#[cfg(feature = "candle")]
+use tessera_runtime::linear::candle::CandleDevice;
 use tessera_runtime::simulator::{Arithmetic, Simulation};
 use tessera_runtime::tokenizer::Tokenizer;
 
@@ -32,6 +34,12 @@ pub enum Device {
     Reference,
     /// The NPU's arithmetic, integer for integer
     Sim,
+    /// The reference by candle, on the CPU; what is quantized stays simulated
+    #[cfg(feature = "candle")]
+    Candle,
+    /// The reference by candle, on the first NVIDIA GPU; what is quantized stays simulated
+    #[cfg(feature = "cuda")]
+    Cuda,
 }
 
 /// How models are opened, the same for all of a command.
@@ -124,6 +132,10 @@ impl Model {
             Escaped(&spec.text),
         );
         let form = match &run {
+            #[cfg(feature = "candle")]
+            Run::Float if opening.device == Some(Device::Candle) => "float, candle".to_owned(),
+            #[cfg(feature = "cuda")]
+            Run::Float if opening.device == Some(Device::Cuda) => "float, cuda".to_owned(),
             Run::Float => "float".to_owned(),
             Run::CpuLike => "cpu-like".to_owned(),
             Run::Quantized(recipe, simulation) => form(&recipe.summary(), *simulation),
@@ -166,6 +178,14 @@ impl Model {
     pub fn checkpoint(&self, opening: &Opening) -> anyhow::Result<Box<dyn Checkpoint + '_>> {
         let saturated = || Arc::clone(&self.saturated);
         Ok(match &self.file {
+            #[cfg(feature = "candle")]
+            File::Gguf(gguf, Run::Float) if opening.device == Some(Device::Candle) => {
+                Box::new(GgufCheckpoint::on_candle(gguf, CandleDevice::cpu()))
+            }
+            #[cfg(feature = "cuda")]
+            File::Gguf(gguf, Run::Float) if opening.device == Some(Device::Cuda) => {
+                Box::new(GgufCheckpoint::on_candle(gguf, CandleDevice::cuda(0)?))
+            }
             File::Gguf(gguf, Run::Float) => Box::new(GgufCheckpoint::new(gguf)),
             File::Gguf(gguf, Run::CpuLike) => Box::new(GgufCheckpoint::like_ggml(gguf)),
             File::Gguf(gguf, Run::Quantized(recipe, simulation)) => {

@@ -4,6 +4,8 @@ use tessera_formats::ggml::{self, GgmlType};
 use tessera_formats::gguf::{Gguf, Metadata, TensorInfo};
 
 use super::Checkpoint;
+#[cfg(feature = "candle")]
+use crate::linear::candle::{CandleDevice, CandleLinear};
 use crate::linear::float::FloatLinear;
 use crate::linear::{Linear, LinearError};
 
@@ -13,18 +15,32 @@ const PIECE: usize = 1 << 20;
 /// A GGUF file, its linears in f32.
 pub struct GgufCheckpoint<'a> {
     gguf: &'a Gguf,
-    like_ggml: bool,
+    device: Device,
+}
+
+/// What applies the linears.
+enum Device {
+    Float,
+    LikeGgml,
+    #[cfg(feature = "candle")]
+    Candle(CandleDevice),
 }
 
 impl<'a> GgufCheckpoint<'a> {
     /// Weights dequantized, activations as they are.
     pub fn new(gguf: &'a Gguf) -> Self {
-        GgufCheckpoint { gguf, like_ggml: false }
+        GgufCheckpoint { gguf, device: Device::Float }
     }
 
     /// Weights dequantized, activations rounded as ggml's CPU backend rounds them.
     pub fn like_ggml(gguf: &'a Gguf) -> Self {
-        GgufCheckpoint { gguf, like_ggml: true }
+        GgufCheckpoint { gguf, device: Device::LikeGgml }
+    }
+
+    /// Weights dequantized, on a device of candle; activations as they are.
+    #[cfg(feature = "candle")]
+    pub fn on_candle(gguf: &'a Gguf, device: CandleDevice) -> Self {
+        GgufCheckpoint { gguf, device: Device::Candle(device) }
     }
 
     fn tensor(&self, name: &str) -> Result<&'a TensorInfo, LinearError> {
@@ -85,9 +101,22 @@ impl Checkpoint for GgufCheckpoint<'_> {
         self.gguf.tensor(name).map_or(0, |tensor| tensor.bytes)
     }
 
+    #[cfg(feature = "candle")]
+    fn loaded_bytes(&self, name: &str) -> u64 {
+        let Device::Candle(_) = &self.device else { return self.linear_bytes(name) };
+        let bytes = size_of::<f32>() as u64;
+        let dims = self.gguf.tensor(name).map_or(&[][..], |tensor| &tensor.dims);
+        dims.iter().fold(bytes, |bytes, &dim| bytes.saturating_mul(dim))
+    }
+
     fn linear(&self, name: &str) -> Result<Box<dyn Linear>, LinearError> {
         let linear = self.float(name)?;
-        Ok(Box::new(if self.like_ggml { linear.like_ggml() } else { linear }))
+        Ok(match &self.device {
+            Device::Float => Box::new(linear),
+            Device::LikeGgml => Box::new(linear.like_ggml()),
+            #[cfg(feature = "candle")]
+            Device::Candle(device) => Box::new(CandleLinear::new(&linear, device)?),
+        })
     }
 }
 

@@ -30,9 +30,13 @@ pub trait Checkpoint: Sync {
     /// If there is no such tensor or no such rows, or it cannot be read or dequantized.
     fn read_rows(&self, name: &str, first: u64, out: &mut [f32]) -> Result<(), LinearError>;
 
-    /// Bytes of a linear as it is stored, scales and padding included: about what it takes while it is
-    /// loaded.
+    /// Bytes of a linear as it is stored, scales and padding included.
     fn linear_bytes(&self, name: &str) -> u64;
+
+    /// About the bytes of memory that a linear takes while it is loaded.
+    fn loaded_bytes(&self, name: &str) -> u64 {
+        self.linear_bytes(name)
+    }
 
     /// Loads a linear, or expert linears, onto the device.
     ///

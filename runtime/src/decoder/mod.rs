@@ -72,12 +72,12 @@ impl<'a> Decoder<'a> {
 
     /// Bytes that a layer's linears take when they are loaded.
     pub fn layer_bytes(&self, index: usize) -> u64 {
-        self.layer_linears(index).iter().map(|name| self.checkpoint.linear_bytes(name)).sum()
+        self.layer_linears(index).iter().map(|name| self.checkpoint.loaded_bytes(name)).sum()
     }
 
     /// Bytes that the head takes when it is loaded.
     pub fn head_bytes(&self) -> u64 {
-        self.checkpoint.linear_bytes(self.head_linear())
+        self.checkpoint.loaded_bytes(self.head_linear())
     }
 
     /// The residual stream of tokens before the first layer, `[tokens, width]`.

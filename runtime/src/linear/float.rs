@@ -1,12 +1,12 @@
 //! The float device: weights as the GGUF has them, dequantized panel by panel, products in f32.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use tessera_formats::ggml::{self, GgmlType};
 
 use super::gemm::{self, Block, Matrix};
 use super::ggml_rounding::Rounding;
+use super::shape::Shape;
 use super::{Activations, Linear, LinearError};
 
 /// Rows of x up to which products are computed row by row: packing them would cost more.
@@ -24,11 +24,8 @@ const SMALL_BLOCK: usize = 64;
 
 /// Weights `[experts, n, k]` in ggml's blocks.
 pub struct FloatLinear {
-    name: String,
+    shape: Shape,
     ggml_type: GgmlType,
-    experts: Option<usize>,
-    n: usize,
-    k: usize,
     row_bytes: usize,
     bytes: Vec<u8>,
     rounding: Rounding,
@@ -62,7 +59,8 @@ impl FloatLinear {
             return Err(LinearError::Type { name: name.to_owned(), ggml_type: ggml_type.name() });
         }
         let rounding = Rounding::None;
-        Ok(Self { name: name.to_owned(), ggml_type, experts, n, k, row_bytes, bytes, rounding })
+        let shape = Shape { name: name.to_owned(), experts, n, k };
+        Ok(Self { shape, ggml_type, row_bytes, bytes, rounding })
     }
 
     /// The same weights, with activations rounded as ggml's CPU backend rounds them for their type.
@@ -88,36 +86,32 @@ impl FloatLinear {
         }
     }
 
-    fn check(&self, x: &Activations<'_>, rows: usize, out: &[f32]) -> Result<(), LinearError> {
-        let wrong = |what, expected, found| LinearError::Length {
-            name: self.name.clone(),
-            what,
-            expected,
-            found,
-        };
-        if x.k() != self.k {
-            return Err(wrong("rows", self.k, x.k()));
-        }
-        if out.len() != rows * self.n {
-            return Err(wrong("outputs", rows * self.n, out.len()));
-        }
-        Ok(())
+    /// Dequantizes rows of the matrices, one below the other, from row `first` on, as many as
+    /// `weights` holds.
+    fn dequantize(&self, first: usize, weights: &mut [f32]) -> Result<(), LinearError> {
+        let last = first + weights.len() / self.shape.k;
+        let bytes = &self.bytes[first * self.row_bytes..last * self.row_bytes];
+        ggml::dequantize(self.ggml_type, bytes, weights).map_err(|source| self.weights(source))
     }
 
-    /// Dequantizes rows `rows` of matrix `matrix` into `weights`.
-    fn dequantize(
-        &self,
-        matrix: usize,
-        rows: Range<usize>,
-        weights: &mut [f32],
-    ) -> Result<(), LinearError> {
-        let first = matrix * self.n + rows.start;
-        let last = matrix * self.n + rows.end;
-        let bytes = &self.bytes[first * self.row_bytes..last * self.row_bytes];
-        ggml::dequantize(self.ggml_type, bytes, weights).map_err(|source| LinearError::Weights {
-            name: self.name.clone(),
-            source: Box::new(source),
-        })
+    fn weights(&self, source: impl std::error::Error + Send + Sync + 'static) -> LinearError {
+        LinearError::Weights { name: self.shape.name.clone(), source: Box::new(source) }
+    }
+
+    /// Shape, and all weights, dequantized.
+    #[cfg(feature = "candle")]
+    pub(super) fn to_f32(&self) -> Result<(Shape, Vec<f32>), LinearError> {
+        use rayon::prelude::*;
+
+        let k = self.shape.k;
+        let count = (self.bytes.len() / self.row_bytes).saturating_mul(k);
+        let mut weights = Vec::new();
+        weights.try_reserve_exact(count).map_err(|source| self.weights(source))?;
+        weights.resize(count, 0.0f32);
+        let rows = (PANEL_WEIGHTS / k).max(1);
+        let panels = weights.par_chunks_mut(rows * k).enumerate();
+        panels.try_for_each(|(panel, weights)| self.dequantize(panel * rows, weights))?;
+        Ok((self.shape.clone(), weights))
     }
 
     /// `out = x · Wᵀ` for `x` of any number of rows; `few` chooses the order of sums.
@@ -128,17 +122,18 @@ impl FloatLinear {
         few: bool,
         out: &mut [f32],
     ) -> Result<(), LinearError> {
-        let (rows, columns) = blocks(out.len() / self.n, self.n, self.k);
-        let buffer = || vec![0.0f32; columns.min(self.n) * self.k];
-        gemm::for_each_block(out, self.n, (rows, columns), buffer, |weights, block| {
-            let weights = &mut weights[..block.columns.len() * self.k];
-            self.dequantize(matrix, block.columns.clone(), weights)?;
-            let x = &x[block.rows.start * self.k..block.rows.end * self.k];
+        let (n, k) = (self.shape.n, self.shape.k);
+        let (rows, columns) = blocks(out.len() / n, n, k);
+        let buffer = || vec![0.0f32; columns.min(n) * k];
+        gemm::for_each_block(out, n, (rows, columns), buffer, |weights, block| {
+            let weights = &mut weights[..block.columns.len() * k];
+            self.dequantize(matrix * n + block.columns.start, weights)?;
+            let x = &x[block.rows.start * k..block.rows.end * k];
             if few {
                 self.dots(x, weights, block);
             } else {
-                let x = Matrix::new(x, block.rows.len(), self.k, self.k);
-                let w = Matrix::new(weights, block.columns.len(), self.k, self.k);
+                let x = Matrix::new(x, block.rows.len(), k, k);
+                let w = Matrix::new(weights, block.columns.len(), k, k);
                 block.multiply(x, w.transposed());
             }
             Ok(())
@@ -146,8 +141,8 @@ impl FloatLinear {
     }
 
     fn dots(&self, x: &[f32], weights: &[f32], mut block: Block<'_>) {
-        for (column, w) in weights.chunks_exact(self.k).enumerate() {
-            for (row, x) in x.chunks_exact(self.k).enumerate() {
+        for (column, w) in weights.chunks_exact(self.shape.k).enumerate() {
+            for (row, x) in x.chunks_exact(self.shape.k).enumerate() {
                 block.set(row, column, dot(x, w));
             }
         }
@@ -156,22 +151,19 @@ impl FloatLinear {
 
 impl Linear for FloatLinear {
     fn experts(&self) -> Option<usize> {
-        self.experts
+        self.shape.experts
     }
 
     fn n(&self) -> usize {
-        self.n
+        self.shape.n
     }
 
     fn k(&self) -> usize {
-        self.k
+        self.shape.k
     }
 
     fn apply(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<(), LinearError> {
-        if self.experts.is_some() {
-            return Err(LinearError::Expert { name: self.name.clone(), expert: None });
-        }
-        self.check(x, x.rows(), out)?;
+        self.shape.check_plain(x, out)?;
         let rounded = self.rounded(x);
         let values = rounded.as_ref().map_or(x.values(), |values| values.as_slice());
         self.product(0, values, x.batch() <= FEW_ROWS, out)
@@ -184,17 +176,13 @@ impl Linear for FloatLinear {
         rows: &[usize],
         out: &mut [f32],
     ) -> Result<(), LinearError> {
-        if self.experts.is_none_or(|experts| expert >= experts)
-            || rows.iter().any(|&row| row >= x.rows())
-        {
-            return Err(LinearError::Expert { name: self.name.clone(), expert: Some(expert) });
-        }
-        self.check(x, rows.len(), out)?;
+        self.shape.check_expert(expert, x, rows, out)?;
         let rounded = self.rounded(x);
         let values = rounded.as_ref().map_or(x.values(), |values| values.as_slice());
-        let mut gathered = Vec::with_capacity(rows.len() * self.k);
+        let k = self.shape.k;
+        let mut gathered = Vec::with_capacity(rows.len() * k);
         for &row in rows {
-            gathered.extend_from_slice(&values[row * self.k..(row + 1) * self.k]);
+            gathered.extend_from_slice(&values[row * k..(row + 1) * k]);
         }
         // By the rows there are, not by those that came here: a row's result is the same whatever
         // other rows are routed with it.

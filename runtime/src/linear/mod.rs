@@ -1,10 +1,13 @@
 //! What applies a linear: the interface between the decoder and a device.
 
 mod activations;
+#[cfg(feature = "candle")]
+pub mod candle;
 mod error;
 pub mod float;
 pub(crate) mod gemm;
 pub mod ggml_rounding;
+mod shape;
 
 pub use activations::Activations;
 pub use error::LinearError;
