@@ -6,7 +6,7 @@ use super::{EvaluationError, LayeredModel};
 use crate::perplexity::Chunks;
 
 /// Rows that a layer reads in a call, where chunks are short enough.
-const ROWS_OF_A_CALL: usize = 2048;
+const ROWS_OF_A_CALL: usize = 1024;
 /// Rows whose logits are in memory at a time, at most.
 const ROWS_OF_A_BLOCK: usize = 256;
 /// Rows that a head reads in a call, at least: a device may take another path for very few.
