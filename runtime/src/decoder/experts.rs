@@ -66,8 +66,14 @@ pub(super) fn declare(
     }
     loader.require(&name("ffn_down_exps.weight"), &[inner, width, count])?;
     let shared = name("ffn_up_shexp.weight");
-    if let Some(&[_, n]) = loader.checkpoint.dims(&shared).as_deref() {
-        let inner = usize::try_from(n).unwrap_or(usize::MAX);
+    if let Some(found) = loader.checkpoint.dims(&shared) {
+        // No key says its width: the tensor does.
+        let n = found.get(1).copied().unwrap_or(1);
+        let inner = usize::try_from(n).ok().filter(|_| found == [width as u64, n]);
+        let inner = inner.ok_or_else(|| {
+            let expected = vec![width as u64, n];
+            ModelError::Shape { tensor: shared, expected, found }
+        })?;
         feed_forward::declare(loader, width, layer, (inner, SHARED))?;
         let gate = name("ffn_gate_inp_shexp.weight");
         let flat = loader.checkpoint.dims(&gate).is_some_and(|dims| dims.len() == 1);

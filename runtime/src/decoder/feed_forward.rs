@@ -35,7 +35,12 @@ pub(super) fn declare(
     (inner, suffix): (usize, &str),
 ) -> Result<(), ModelError> {
     let name = |tensor: &str, part: &str| names::layer(layer, &format!("{tensor}{suffix}.{part}"));
-    let fused = !loader.declare(&name("ffn_gate", "weight"), &[width, inner])?;
+    let gate = name("ffn_gate", "weight");
+    let fused = !loader.declare(&gate, &[width, inner])?;
+    let halves = [width as u64, inner as u64];
+    if fused && loader.checkpoint.dims(&name("ffn_up", "weight")).is_some_and(|up| up == halves) {
+        return Err(ModelError::MissingTensor { tensor: gate });
+    }
     loader.declare(&name("ffn_gate", "bias"), &[inner])?;
     let up = if fused { 2 * inner } else { inner };
     loader.require(&name("ffn_up", "weight"), &[width, up])?;

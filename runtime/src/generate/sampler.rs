@@ -53,7 +53,11 @@ impl Sampler {
             order.truncate(top_k);
         }
         order.sort_unstable_by(descending);
-        let largest = f64::from(logits[*order.first()?]);
+        let first = *order.first()?;
+        let largest = f64::from(logits[first]);
+        if largest.is_infinite() {
+            return Some(first);
+        }
         let weight = |index: usize, temperature: f32| {
             ((f64::from(logits[index]) - largest) / f64::from(temperature)).exp()
         };
@@ -135,5 +139,13 @@ mod tests {
         assert_eq!(Sampler::new(Sampling::GREEDY).sample(&[]), None);
         assert_eq!(Sampler::new(Sampling::GREEDY).sample(&[0.0, f32::NAN]), None);
         assert_eq!(Sampler::new(Sampling::GREEDY).sample(&[1.0, 3.0, 3.0]), Some(1));
+        let drawing = Sampling { temperature: 1.0, top_k: 0, top_p: 0.9, seed: 1 };
+        for (logits, expected) in [
+            ([0.0, f32::INFINITY, 5.0], 1),
+            ([f32::NEG_INFINITY; 3], 0),
+            ([f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY], 1),
+        ] {
+            assert_eq!(Sampler::new(drawing).sample(&logits), Some(expected), "{logits:?}");
+        }
     }
 }

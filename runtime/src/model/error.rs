@@ -74,6 +74,21 @@ pub enum ModelError {
         /// Its shape, in GGUF's order.
         found: Vec<u64>,
     },
+    /// An embedding that is no matrix of a row for each token.
+    #[error(
+        "`{}` has shape {found:?}, and must be [{width}, N], N from 1 to {most}",
+        Escaped(tensor)
+    )]
+    Vocabulary {
+        /// The tensor.
+        tensor: String,
+        /// Length of a row.
+        width: usize,
+        /// Most tokens.
+        most: usize,
+        /// Its shape, in GGUF's order.
+        found: Vec<u64>,
+    },
     /// A token that the vocabulary does not have.
     #[error("token {token} is not in the vocabulary of {vocabulary}")]
     Token {

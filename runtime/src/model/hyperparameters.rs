@@ -10,10 +10,12 @@ use super::rope::{Rope, RopeParameters, Yarn};
 use super::{ModelError, names};
 use crate::checkpoint::Checkpoint;
 
-/// Most layers, heads, channels, experts and tokens that a model may ask for.
+/// Most layers, heads, channels of a head and of a row, tokens, experts and positions that a model may have.
 const MOST_LAYERS: usize = 1024;
 const MOST_HEADS: usize = 1 << 16;
+const LONGEST_HEAD: usize = 1 << 16;
 const MOST_CHANNELS: usize = 1 << 24;
+const MOST_TOKENS: usize = 1 << 24;
 const MOST_EXPERTS: usize = 1 << 16;
 const MOST_POSITIONS: usize = 1 << 40;
 
@@ -164,17 +166,19 @@ impl Reader<'_> {
         let epsilon = keys.positive_float("attention.layer_norm_rms_epsilon")?;
         let norm_epsilon = keys.require("attention.layer_norm_rms_epsilon", epsilon)?;
         let embedding = names::EMBEDDING;
-        let vocabulary = match self.checkpoint.dims(embedding).as_deref() {
-            Some(&[_, tokens]) => usize::try_from(tokens).unwrap_or(usize::MAX),
-            _ => return Err(ModelError::MissingTensor { tensor: embedding.to_owned() }),
+        let missing = || ModelError::MissingTensor { tensor: embedding.to_owned() };
+        let found = self.checkpoint.dims(embedding).ok_or_else(missing)?;
+        let vocabulary = match found[..] {
+            [_, tokens] => usize::try_from(tokens).ok(),
+            _ => None,
         };
-        if vocabulary == 0 || vocabulary > MOST_CHANNELS {
-            return Err(ModelError::Shape {
-                tensor: embedding.to_owned(),
-                expected: vec![width as u64, MOST_CHANNELS as u64],
-                found: self.checkpoint.dims(embedding).unwrap_or_default(),
-            });
-        }
+        let vocabulary = vocabulary.filter(|tokens| (1..=MOST_TOKENS).contains(tokens));
+        let vocabulary = vocabulary.ok_or_else(|| ModelError::Vocabulary {
+            tensor: embedding.to_owned(),
+            width,
+            most: MOST_TOKENS,
+            found,
+        })?;
         let windows = self.windows()?;
         let (ropes, layer_ropes) = self.ropes(&windows, context)?;
         let attention = self.attention(&windows, &layer_ropes)?;
@@ -375,18 +379,23 @@ impl Reader<'_> {
 
     /// Length of a key head.
     fn head_length(&self) -> Result<usize, ModelError> {
-        if let Some(length) = self.keys.count("attention.key_length", MOST_CHANNELS)? {
+        if let Some(length) = self.keys.count("attention.key_length", LONGEST_HEAD)? {
             return match length {
                 0 => Err(self.keys.wrong("attention.key_length", "above zero")),
                 length => Ok(length),
             };
         }
         let heads = self.heads()?;
-        match heads.iter().all(|&count| count == heads[0] && self.width.is_multiple_of(count)) {
+        let divides = |&count: &usize| count == heads[0] && self.width.is_multiple_of(count);
+        match heads.iter().all(divides) && self.width / heads[0] <= LONGEST_HEAD {
             true => Ok(self.width / heads[0]),
             false => Err(self.keys.wrong(
                 "attention.head_count",
-                format!("a divisor of the width of {}, or go with a key_length", self.width),
+                format!(
+                    "a divisor of the width of {} into heads of at most {LONGEST_HEAD}, or go with a \
+                     key_length",
+                    self.width
+                ),
             )),
         }
     }
@@ -408,7 +417,7 @@ impl Reader<'_> {
         let kv = "attention.head_count_kv";
         let kv_heads = keys.per_layer(kv, *layers, MOST_HEADS)?.unwrap_or_else(|| heads.clone());
         let key_length = self.head_length()?;
-        let value_length = match keys.count("attention.value_length", MOST_CHANNELS)? {
+        let value_length = match keys.count("attention.value_length", LONGEST_HEAD)? {
             Some(0) => return Err(keys.wrong("attention.value_length", "above zero")),
             Some(length) => length,
             None => key_length,
