@@ -9,8 +9,10 @@ use super::ggml_rounding::Rounding;
 use super::shape::Shape;
 use super::{Activations, Linear, LinearError};
 
-/// Rows of x up to which products are computed row by row: packing them would cost more.
-const FEW_ROWS: usize = 4;
+/// Rows of x up to which products are computed row by row: packing them would cost more. The sums of
+/// one way differ from those of the other in their order, so that chunks of an evaluation, of at least
+/// 3 rows, must all go one way: how many of them are computed together must not change results.
+const FEW_ROWS: usize = 2;
 
 /// Weights that a thread dequantizes at a time: 8 MiB of f32.
 const PANEL_WEIGHTS: usize = 1 << 21;
