@@ -58,17 +58,6 @@ impl Weights {
         Shape { engine: self.scheme.engine(), matrices, n: self.n }
     }
 
-    /// Bytes that the linear takes once it is loaded.
-    pub fn bytes(&self) -> u64 {
-        let shape = self.shape();
-        let wide = |x: usize| u64::try_from(x).unwrap_or(u64::MAX);
-        let scales = wide(shape.groups()).saturating_mul(wide(size_of::<[f32; GROUP]>()));
-        let scales = scales.saturating_mul(wide(shape.matrices));
-        self.segments.iter().fold(0u64, |bytes, segment| {
-            bytes.saturating_add(shape.bytes(segment.len())).saturating_add(scales)
-        })
-    }
-
     /// Checks shape and scales, before anything is read.
     fn check(&self, input: &SimulatedInput) -> Result<(), SimulatorError> {
         let rotation = input.rotation();

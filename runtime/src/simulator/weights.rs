@@ -72,18 +72,6 @@ impl Shape {
         bytes.and_then(|bytes| bytes.checked_mul(self.matrices)).ok_or(size)?;
         Ok(layout)
     }
-
-    /// Bytes that the weights of a segment of `k` columns take, with their sums or spans.
-    pub(super) fn bytes(&self, k: usize) -> u64 {
-        let wide = |x: usize| u64::try_from(x).unwrap_or(u64::MAX);
-        let channels = wide(self.groups()).saturating_mul(wide(GROUP * self.matrices));
-        let channel = match self.engine {
-            Engine::F16 => wide(k).saturating_mul(2).saturating_add(wide(k / PRODUCTS)),
-            Engine::I8 => wide(k).saturating_add(4),
-            Engine::I4 => (wide(k) / 2).saturating_add(4),
-        };
-        channels.saturating_mul(channel)
-    }
 }
 
 impl SegmentWeights {

@@ -24,7 +24,6 @@ mod vocabulary;
 mod words;
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use tessera_formats::gguf::Metadata;
 
@@ -262,11 +261,6 @@ impl Tokenizer {
     /// Whether a token ends generation: EOS, end of turn, end of message and the like.
     pub fn is_end(&self, token: u32) -> bool {
         self.special.ends.contains(&token)
-    }
-
-    /// All tokens that end generation.
-    pub fn ends(&self) -> &BTreeSet<u32> {
-        &self.special.ends
     }
 
     /// Whether a token controls the model and is not part of a text for people.
