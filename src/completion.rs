@@ -115,7 +115,9 @@ pub fn complete(
             break;
         }
         rates.generated.0 += 1;
-        if !print(&text.push(&tokenizer.piece(token)))? {
+        // Control tokens are not part of the text, as for llama.cpp.
+        let shown = !tokenizer.is_control(token);
+        if shown && !print(&text.push(&tokenizer.piece(token)))? {
             break;
         }
         if index + 1 < request.tokens {

@@ -7,6 +7,7 @@ use tessera_formats::gguf::GgufError;
 use tessera_formats::pack::PackError;
 #[cfg(feature = "cuda")]
 use tessera_runtime::linear::candle::CandleDeviceError;
+use tessera_runtime::perplexity::{ChunksError, EvaluationError};
 
 use crate::talk::say;
 
@@ -68,6 +69,20 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let gguf = cause.downcast_ref::<GgufError>().and_then(GgufError::hint);
         let pack = cause.downcast_ref::<PackError>().and_then(PackError::hint);
-        gguf.map(|hint| hint.into_owned()).or(pack.map(str::to_owned))
+        let run = || of_evaluation(cause).map(str::to_owned);
+        gguf.map(|hint| hint.into_owned()).or(pack.map(str::to_owned)).or_else(run)
     })
+}
+
+/// What to do about an evaluation that cannot be.
+fn of_evaluation(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if let Some(ChunksError::TooShort { .. }) = cause.downcast_ref() {
+        return Some("give a longer text, or ask for shorter chunks with `--ctx`");
+    }
+    match cause.downcast_ref() {
+        Some(EvaluationError::Budget { .. }) => {
+            Some("give more with `--memory-budget`, or ask for shorter chunks with `--ctx`")
+        }
+        _ => None,
+    }
 }
