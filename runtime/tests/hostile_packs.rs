@@ -1,6 +1,7 @@
 //! Damaged packs as models: every field of the manifest and every tensor, one wrong at a time. What
 //! comes of it is an error, or linears that compute; never a panic.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
+#![allow(clippy::cast_possible_truncation, reason = "test data is ours")]
 
 #[path = "../../formats/tests/pack_support/mod.rs"]
 mod pack_support;

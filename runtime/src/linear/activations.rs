@@ -65,7 +65,9 @@ impl<'a> Activations<'a> {
         &self.values[index * self.k..(index + 1) * self.k]
     }
 
-    /// What `make` makes of these rows, made once for all callers that give the same type and `key`.
+    /// What `make` makes of these rows, one for all callers that give the same type and `key`. Threads
+    /// that ask at the same time may each make it; what the first has made is kept.
+    ///
     /// A device takes as key what its preparation depends on, such as the address of an input's
     /// rotation.
     ///
@@ -87,7 +89,11 @@ impl<'a> Activations<'a> {
             return Ok(value);
         }
         let value = Arc::new(make(self)?);
-        lock().push(Prepared { kind, key, value: value.clone() });
+        let mut prepared = lock();
+        if let Some(first) = find(&prepared) {
+            return Ok(first);
+        }
+        prepared.push(Prepared { kind, key, value: value.clone() });
         Ok(value)
     }
 }
@@ -115,5 +121,23 @@ mod tests {
         assert_eq!(*x.prepared(0, |x| Ok::<usize, ()>(x.rows())).unwrap(), 2);
         assert!(x.prepared(7, |_| Err::<u8, ()>(())).is_err());
         assert_eq!(*x.prepared(7, |_| Ok::<u8, ()>(3)).unwrap(), 3);
+    }
+
+    #[test]
+    fn threads_that_ask_at_once_get_the_same() {
+        let x = Activations::new(&[1.0, 2.0], 2);
+        let barrier = std::sync::Barrier::new(2);
+        let ask = || {
+            let make = |_: &Activations<'_>| {
+                barrier.wait();
+                Ok::<_, ()>(vec![3u8])
+            };
+            x.prepared(0, make).unwrap()
+        };
+        let (a, b) = std::thread::scope(|scope| {
+            let other = scope.spawn(ask);
+            (ask(), other.join().unwrap())
+        });
+        assert!(Arc::ptr_eq(&a, &b));
     }
 }
