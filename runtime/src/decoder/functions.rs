@@ -3,7 +3,10 @@
 //! Loops over them are compiled twice, for the baseline and for AVX2. Nothing is contracted or
 //! reordered, so that both give the same bits.
 
-#![expect(unsafe_code, reason = "calls into code compiled for AVX2")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "calls into code compiled for AVX2")
+)]
 
 use crate::model::Activation;
 
