@@ -54,6 +54,10 @@ pub enum Isa {
 
 /// How kernels want the activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "kernels of x86-64 ask for them")
+)]
 pub enum Operand {
     /// As they are.
     Signed,
