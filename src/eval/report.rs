@@ -220,7 +220,8 @@ impl Report {
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
         let tokens = self.models.first().map_or(0, |model| model.tokens);
-        write!(out, "{} chunks of {}, {tokens} tokens scored", self.chunks, self.context)?;
+        let chunks = if self.chunks == 1 { "chunk" } else { "chunks" };
+        write!(out, "{} {chunks} of {}, {tokens} tokens scored", self.chunks, self.context)?;
         match self.reference.as_ref().or(self.from_logits.as_ref()) {
             Some(reference) => writeln!(out, "; base: {}\n", escaped(reference))?,
             None => writeln!(out, "\n")?,
