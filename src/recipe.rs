@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
-use crate::options::{LinearOptions, Overrides, SchemeChoice};
+use crate::options::{LinearOptions, Overrides, Preset, SchemeChoice};
 
 /// Largest recipe that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -33,6 +33,8 @@ struct RecipeFile {
 pub struct Recipe {
     defaults: Overrides,
     rules: Vec<Rule>,
+    /// Whether a calibration's statistics are at hand.
+    statistics: bool,
 }
 
 /// Options of the tensors whose names a pattern is found in.
@@ -46,7 +48,7 @@ struct Rule {
 impl Recipe {
     /// The same options for every tensor.
     pub fn uniform(options: Overrides) -> Self {
-        Recipe { defaults: options, rules: Vec::new() }
+        Recipe { defaults: options, rules: Vec::new(), statistics: false }
     }
 
     /// In a few words: the scheme, after the preset if there is one.
@@ -54,11 +56,22 @@ impl Recipe {
         if !self.rules.is_empty() {
             return "recipe".to_owned();
         }
-        let scheme = self.defaults.scheme.unwrap_or(SchemeChoice::W8A8).name();
+        let scheme = match (self.defaults.scheme, self.defaults.preset) {
+            (Some(scheme), _) => scheme,
+            (None, Some(Preset::W4)) => SchemeChoice::W4A8,
+            (None, _) => SchemeChoice::W8A8,
+        };
+        let scheme = scheme.name();
         match self.defaults.preset {
             Some(preset) => format!("{} {scheme}", preset.name()),
             None => scheme.to_owned(),
         }
+    }
+
+    /// The same recipe for a model whose statistics are at hand, or are not.
+    #[must_use]
+    pub fn with_statistics(self, statistics: bool) -> Self {
+        Recipe { statistics, ..self }
     }
 
     /// Reads a recipe file; `command_line` overrides its defaults, its rules override both.
@@ -84,7 +97,8 @@ impl Recipe {
             .enumerate()
             .map(|(index, rule)| Self::rule(rule).with_context(|| format!("rule {}", index + 1)))
             .collect::<anyhow::Result<_>>()?;
-        Ok(Recipe { defaults: file.defaults.overridden_by(command_line), rules })
+        let defaults = file.defaults.overridden_by(command_line);
+        Ok(Recipe { defaults, rules, statistics: false })
     }
 
     fn rule(mut rule: toml::Table) -> anyhow::Result<Rule> {
@@ -103,7 +117,7 @@ impl Recipe {
 
     /// Options of the tensor `name`; `None` when it is carried. The error names the contradiction.
     pub fn options(&self, name: &str) -> Result<Option<LinearOptions>, String> {
-        self.given(name).resolve()
+        self.given(name).resolve(self.statistics)
     }
 
     /// Whether a rule declares `name` a linear, although by its name it would be carried.

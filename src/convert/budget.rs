@@ -4,7 +4,7 @@ use anyhow::ensure;
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
 
-use super::plan::Plan;
+use super::plan::{InputEqualization, Plan};
 use super::{inputs, linear, scales};
 use crate::size;
 
@@ -64,7 +64,7 @@ pub fn check(gguf: &Gguf, plan: &Plan, budget: Budget) -> anyhow::Result<()> {
             linear::memory(linear, row_bytes, scratch_len),
             scales::memory(linear, row_bytes, scratch_len),
         ];
-        if input.norm.is_some() {
+        if input.equalization != InputEqualization::None {
             pieces.push(inputs::memory(linear.k, row_bytes));
         }
         // Beside the work stay the linear's scales and its input's vectors.

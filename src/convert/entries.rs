@@ -8,7 +8,7 @@ use tessera_formats::pack::manifest::{Accumulator, Carried, Granularity, Input, 
 use tessera_formats::pack::{Dtype, names};
 
 use super::linear::ConvertedLinear;
-use super::plan::{InputPlan, LinearPlan};
+use super::plan::{InputEqualization, InputPlan, LinearPlan};
 use crate::hash::hex;
 
 /// A hexadecimal digest of zeros: as long as any.
@@ -23,7 +23,12 @@ pub fn input(plan: &InputPlan, vector: bool) -> Input {
         name: plan.name.clone(),
         rotation: plan.rotation.to_manifest(),
         vector: vector.then(|| names::vector(&plan.name)),
-        equalization: if plan.norm.is_some() { "norm" } else { "none" }.to_owned(),
+        equalization: match plan.equalization {
+            InputEqualization::None => "none",
+            InputEqualization::Norm(_) => "norm",
+            InputEqualization::Observed => "observed",
+        }
+        .to_owned(),
     }
 }
 
@@ -86,7 +91,7 @@ fn without_results(
     input: &InputPlan,
     domain: u32,
 ) -> Linear {
-    let calibrator = match plan.options.preset {
+    let calibrator = match plan.options.system {
         Some(preset) => preset.name().to_owned(),
         None => plan.options.calibrator.to_string(),
     };

@@ -6,15 +6,18 @@ use anyhow::Context;
 use rayon::prelude::*;
 use tessera_calibration::equalize::{self, ColumnEnergy};
 use tessera_calibration::rk_llama;
+use tessera_calibration::statistics::InputStatistics;
 use tessera_formats::escape::Escaped;
 use tessera_formats::ggml;
 use tessera_formats::gguf::{Gguf, TensorInfo};
 use tessera_runtime::rotation::signs;
 
-use super::plan::{InputPlan, Norm, Signs};
+use super::observed::Observed;
+use super::plan::{InputEqualization, InputPlan, Signs};
 use super::quantizer::Quantizer;
 use super::stream::{Panels, for_each_chunk};
 use super::transform::RowTransform;
+use super::trials;
 
 /// Rows whose column energies are summed before they join the total; part of the promise that the
 /// same bytes come out for any number of threads.
@@ -26,28 +29,41 @@ pub struct PreparedInput {
     pub vector: Option<Vec<f32>>,
     /// The same on the weights' side.
     pub transform: RowTransform,
+    /// Which of several sign vectors was chosen.
+    pub sign_trial: Option<u32>,
+    /// What calibration observed, until the input's last linear is done.
+    pub observed: Option<Observed>,
 }
 
 impl PreparedInput {
     /// Chooses the vector of input `index` of the plan, reading its linears' weights if it is
-    /// equalized.
+    /// equalized or has several sign vectors to choose from.
     pub fn new(quantizer: &Quantizer<'_>, index: usize) -> anyhow::Result<Self> {
         let input = &quantizer.plan.inputs[index];
-        let signs = match &input.signs {
-            Signs::None => None,
-            Signs::Seeded => Some(signs(quantizer.seed, &input.name, input.k)),
-            Signs::RkLlama(weight) => Some(rk_llama::signs(weight, input.k)),
-        };
-        let diagonal = match input.norm {
-            Some(norm) => Some(diagonal(quantizer, input, norm)?),
+        let statistics = match quantizer.calibration {
+            Some(calibration) => calibration.input(quantizer.plan, input)?,
             None => None,
         };
-        let vector = match (signs, diagonal) {
+        let diagonal = diagonal(quantizer, input, statistics.as_ref())?;
+        let vector = |signs: Option<Vec<f32>>| match (signs, &diagonal) {
             (signs, None) => signs,
             (None, Some(diagonal)) => Some(diagonal.iter().map(|d| 1.0 / d).collect()),
             (Some(signs), Some(diagonal)) => {
-                Some(signs.iter().zip(&diagonal).map(|(sign, d)| sign / d).collect())
+                Some(signs.iter().zip(diagonal).map(|(sign, d)| sign / d).collect())
             }
+        };
+        let (vector, sign_trial) = match (&input.signs, &statistics) {
+            (Signs::None, _) => (vector(None), None),
+            (Signs::RkLlama(weight), _) => (vector(Some(rk_llama::signs(weight, input.k))), None),
+            (Signs::Seeded, Some(statistics)) if input.sign_trials > 1 => {
+                let trial = |trial| {
+                    let signs = trials::signs(quantizer.seed, &input.name, input.k, trial);
+                    vector(Some(signs))
+                };
+                let best = trials::choose(quantizer, input, statistics, trial)?;
+                (trial(best), Some(best))
+            }
+            (Signs::Seeded, _) => (vector(Some(signs(quantizer.seed, &input.name, input.k))), None),
         };
         let transform = match &input.signs {
             Signs::RkLlama(weight) => RowTransform::RkLlama(
@@ -55,15 +71,42 @@ impl PreparedInput {
             ),
             _ => RowTransform::new(vector.as_deref(), Arc::clone(&input.rotation)),
         };
-        Ok(PreparedInput { vector, transform })
+        let observed = match statistics {
+            Some(statistics) => Observed::new(quantizer.plan, input, statistics, vector.as_deref())
+                .map(Some)
+                .with_context(|| format!("input `{}`", Escaped(&input.name)))?,
+            None => None,
+        };
+        Ok(PreparedInput { vector, transform, sign_trial, observed })
     }
 }
 
-/// The equalization diagonal of an input, from its norm and the columns of all its linears.
-fn diagonal(quantizer: &Quantizer<'_>, input: &InputPlan, norm: Norm) -> anyhow::Result<Vec<f32>> {
+/// The equalization diagonal of an input, from what is known of its channels and from the columns
+/// of all its linears.
+fn diagonal(
+    quantizer: &Quantizer<'_>,
+    input: &InputPlan,
+    statistics: Option<&InputStatistics>,
+) -> anyhow::Result<Option<Vec<f32>>> {
+    let gguf = quantizer.gguf;
+    match (input.equalization, statistics) {
+        (InputEqualization::None, _) | (InputEqualization::Observed, None) => Ok(None),
+        (InputEqualization::Norm(norm), _) => {
+            let gain = vector(gguf, &gguf.tensors()[norm.gain])?;
+            let bias = norm.bias.map(|bias| vector(gguf, &gguf.tensors()[bias])).transpose()?;
+            let columns = columns(quantizer, input)?;
+            Ok(Some(equalize::diagonal(&gain, bias.as_deref(), &columns)?))
+        }
+        (InputEqualization::Observed, Some(statistics)) => {
+            let columns = columns(quantizer, input)?;
+            Ok(Some(equalize::diagonal_observed(&statistics.robust_rms(), &columns)?))
+        }
+    }
+}
+
+/// Root mean squares of the columns of all linears of an input.
+fn columns(quantizer: &Quantizer<'_>, input: &InputPlan) -> anyhow::Result<Vec<f64>> {
     let Quantizer { gguf, plan, .. } = quantizer;
-    let gain = vector(gguf, &gguf.tensors()[norm.gain])?;
-    let bias = norm.bias.map(|bias| vector(gguf, &gguf.tensors()[bias])).transpose()?;
     let mut energy = ColumnEnergy::new(input.k);
     for &linear in &input.linears {
         let linear = &plan.linears[linear];
@@ -72,7 +115,7 @@ fn diagonal(quantizer: &Quantizer<'_>, input: &InputPlan, norm: Norm) -> anyhow:
         add_columns(quantizer, tensor, panels, &mut energy)
             .with_context(|| format!("`{}`", Escaped(&tensor.name)))?;
     }
-    Ok(equalize::diagonal(&gain, bias.as_deref(), &energy.rms())?)
+    Ok(energy.rms())
 }
 
 /// Bytes that a panel in flight takes where columns are measured, and that a thread does.

@@ -5,22 +5,21 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use anyhow::{Context, anyhow, ensure};
-use half::f16;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use tessera_calibration::clip;
 use tessera_formats::escape::Escaped;
-use tessera_formats::npu::Engine;
-use tessera_formats::npu::tiles::{self, TileLayout};
+use tessera_formats::npu::tiles::TileLayout;
 use tessera_formats::pack::ShardWriter;
-use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
-use tessera_runtime::quantize;
+use tessera_runtime::accumulator::AccumulatorBound;
+use tessera_runtime::simulator::ActivationScale;
 
+use super::observed::Observed;
+use super::panel::{self, PanelQuantizer, PanelResult, Scratch, SegmentPlan};
 use super::plan::LinearPlan;
-use super::rows::{self, RowBuffer, RowSource};
+use super::rows::{self, RowSource};
 use super::scales::Scales;
 use super::stream::for_each_chunk;
-use crate::options::Certificate;
+use crate::options::{ActivationScaling, Rounding};
 use crate::progress::Progress;
 
 /// A linear as it stands in the pack.
@@ -33,6 +32,12 @@ pub struct ConvertedLinear {
     pub relative_rms: f64,
     /// Mean over scales of clip threshold over largest magnitude.
     pub mean_clip: f64,
+    /// What is added to outputs, `[experts, n]`.
+    pub correction: Option<Vec<f32>>,
+    /// How rows of activations get their scales.
+    pub activation: ActivationScale,
+    /// Error of outputs on observed activations, squared, over that of plain rounding.
+    pub improvement: Option<f64>,
 }
 
 /// A segment as it stands in the pack.
@@ -67,6 +72,8 @@ pub struct LinearJob<'a> {
     pub source: RowSource<'a>,
     /// How scales come about.
     pub scales: &'a Scales,
+    /// What calibration observed of its input.
+    pub observed: Option<&'a Observed>,
     /// Progress, in bytes of source.
     pub progress: &'a Progress,
 }
@@ -74,6 +81,10 @@ pub struct LinearJob<'a> {
 impl LinearJob<'_> {
     fn plan(&self) -> &LinearPlan {
         self.source.plan
+    }
+
+    fn panels(&self) -> PanelQuantizer<'_> {
+        PanelQuantizer { source: self.source, scales: self.scales, observed: self.observed }
     }
 
     /// Converts the linear; its tiles go to `sink`, from `offset` on.
@@ -100,7 +111,8 @@ impl LinearJob<'_> {
         let mut scratch = Scratch::new(&self.source);
         for count in fewest..self.plan().most_segments {
             let segments = self.lay_out(count, 0)?;
-            if self.panel(rows.clone(), bytes, &segments, &mut scratch, tiles)?.certified {
+            let panel = self.panels().run(rows.clone(), bytes, &segments, &mut scratch, tiles)?;
+            if panel.certified {
                 return Ok(count);
             }
         }
@@ -162,7 +174,7 @@ impl LinearJob<'_> {
                         || Scratch::new(&self.source),
                         |scratch, (tiles, index)| {
                             let (rows, bytes) = chunk.panel(index);
-                            self.panel(rows, bytes, segments, scratch, tiles)
+                            self.panels().run(rows, bytes, segments, scratch, tiles)
                         },
                     )
                     .collect::<Result<Vec<_>, _>>()?;
@@ -193,85 +205,6 @@ impl LinearJob<'_> {
             }
         }
     }
-
-    /// Converts one panel: `bytes` of the rows `rows` of the tensor into `tiles`, segment after
-    /// segment. Lanes without a row become zeros.
-    fn panel(
-        &self,
-        rows: Range<usize>,
-        bytes: &[u8],
-        segments: &[SegmentPlan],
-        scratch: &mut Scratch,
-        tiles: &mut [u8],
-    ) -> anyhow::Result<PanelResult> {
-        let row_bytes = bytes.len() / rows.len();
-        let mut result = PanelResult::new(rows.start, rows.len(), segments.len());
-        if rows.len() < self.plan().engine().tile_n() {
-            tiles.fill(0);
-        }
-        for (lane, (row, source)) in rows.zip(bytes.chunks_exact(row_bytes)).enumerate() {
-            self.source.prepare(row, source, &mut scratch.rows)?;
-            result.energy += scratch.rows.energy();
-            let mut start = 0;
-            for (index, segment) in segments.iter().enumerate() {
-                let end = start + segment.layout.panel_bytes();
-                let part = self.quantize(row, lane, segment, scratch, &mut tiles[start..end]);
-                result.add(index, lane, part);
-                start = end;
-            }
-            if !result.certified {
-                break;
-            }
-        }
-        Ok(result)
-    }
-
-    /// Quantizes one segment of the prepared row into its lane of the panel.
-    fn quantize(
-        &self,
-        row: usize,
-        lane: usize,
-        segment: &SegmentPlan,
-        scratch: &mut Scratch,
-        tiles: &mut [u8],
-    ) -> Part {
-        let (engine, columns) = (self.plan().engine(), segment.columns.clone());
-        let weights = &scratch.rows.row[columns.clone()];
-        let Some(qmax) = engine.qmax() else {
-            let halves = &mut scratch.halves[..weights.len()];
-            let (scale, mut error) = self.scales.quantize_float(weights, row, halves);
-            if !scratch.rows.ordinary {
-                error = squared_error(weights, scale, halves.iter().map(|half| half.to_f64()));
-            }
-            tiles::pack_row_f16(halves, lane, tiles);
-            return Part { scale, clip: 1.0, error, bound: None, certified: true };
-        };
-        let integers = &mut scratch.integers[..weights.len()];
-        let place = (row, columns.start);
-        let unpadded = weights.len().min(self.source.transform.size() - columns.start);
-        let scale = self.scales.integer_scale(&weights[..unpadded], qmax, place, &mut scratch.clip);
-        let mut error = self.scales.quantize_integer(weights, scale, qmax, integers);
-        if !scratch.rows.ordinary {
-            error = squared_error(weights, scale, integers.iter().map(|&q| f64::from(q)));
-        }
-        let amax = f64::from(quantize::amax(weights));
-        let clip = if amax > 0.0 { f64::from(scale) * f64::from(qmax) / amax } else { 1.0 };
-        match engine {
-            Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),
-            _ => tiles::pack_row_i8(integers, lane, tiles),
-        }
-        let range = self.plan().options.scheme.activation_range();
-        let bound = range.map(|(low, high)| RowSums::new(integers).bound(low.into(), high.into()));
-        let fits = bound.is_none_or(|bound| bound.fits(engine));
-        let must_fit = self.plan().options.certificate == Certificate::Static;
-        Part { scale, clip: clip.min(1.0), error, bound, certified: fits || !must_fit }
-    }
-}
-
-/// Σ (w − scale·r)² in f64, for rows whose squares f32 does not hold.
-fn squared_error(weights: &[f32], scale: f32, rounded: impl Iterator<Item = f64>) -> f64 {
-    let errors = weights.iter().zip(rounded).map(|(&w, r)| f64::from(w) - f64::from(scale) * r);
-    errors.map(|error| error * error).sum()
 }
 
 /// How an attempt to convert with some number of segments ended.
@@ -280,15 +213,6 @@ enum Attempt {
     Done(ConvertedLinear),
     /// A row is not; its panel needs so many.
     Needs(usize),
-}
-
-/// What one segment of a row gave beside its tiles.
-struct Part {
-    scale: f32,
-    clip: f64,
-    error: f64,
-    bound: Option<AccumulatorBound>,
-    certified: bool,
 }
 
 /// Bytes of one panel of tiles over all segments.
@@ -300,71 +224,9 @@ fn panel_bytes(plan: &LinearPlan) -> usize {
 /// the transform.
 pub fn memory(plan: &LinearPlan, row_bytes: usize, scratch_len: usize) -> (usize, usize) {
     let panel = 2 * (plan.engine().tile_n() * row_bytes + panel_bytes(plan));
+    let batch = if plan.options.rounding == Rounding::Gptq { panel::batch_bytes(plan) } else { 0 };
     // The clip search may hold a copy of the row beside its integers and halves.
-    (panel, rows::buffer_bytes(plan, scratch_len) + plan.k_padded * (1 + 2 + 4))
-}
-
-/// A segment that is being filled.
-struct SegmentPlan {
-    columns: Range<usize>,
-    layout: TileLayout,
-    offset: u64,
-}
-
-/// Buffers of one worker.
-struct Scratch {
-    rows: RowBuffer,
-    integers: Vec<i8>,
-    halves: Vec<f16>,
-    clip: clip::Scratch,
-}
-
-impl Scratch {
-    fn new(source: &RowSource<'_>) -> Self {
-        let k = source.plan.k_padded;
-        Scratch {
-            rows: source.buffer(),
-            integers: vec![0; k],
-            halves: vec![f16::ZERO; k],
-            clip: clip::Scratch::default(),
-        }
-    }
-}
-
-/// What one panel gave beside its tiles.
-struct PanelResult {
-    first_row: usize,
-    rows: usize,
-    /// `[segment][lane]`.
-    scales: Vec<f32>,
-    clip: f64,
-    error: f64,
-    energy: f64,
-    bounds: Vec<Option<AccumulatorBound>>,
-    certified: bool,
-}
-
-impl PanelResult {
-    fn new(first_row: usize, rows: usize, segments: usize) -> Self {
-        PanelResult {
-            first_row,
-            rows,
-            scales: vec![0.0; rows * segments],
-            clip: 0.0,
-            error: 0.0,
-            energy: 0.0,
-            bounds: vec![None; segments],
-            certified: true,
-        }
-    }
-
-    fn add(&mut self, segment: usize, lane: usize, part: Part) {
-        self.scales[segment * self.rows + lane] = part.scale;
-        self.clip += part.clip;
-        self.error += part.error;
-        self.bounds[segment] = AccumulatorBound::union_of(self.bounds[segment], part.bound);
-        self.certified &= part.certified;
-    }
+    (panel, rows::buffer_bytes(plan, scratch_len) + plan.k_padded * (1 + 2 + 4) + batch)
 }
 
 /// Sums over the panels of a linear, added in order.
@@ -372,9 +234,11 @@ struct Totals {
     scales: Vec<f32>,
     segments: usize,
     n: usize,
+    corrections: Vec<f32>,
     clip: f64,
     error: f64,
     energy: f64,
+    losses: (f64, f64),
     bounds: Vec<Option<AccumulatorBound>>,
 }
 
@@ -384,9 +248,11 @@ impl Totals {
             scales: vec![1.0; plan.matrices() * segments * plan.n],
             segments,
             n: plan.n,
+            corrections: Vec::new(),
             clip: 0.0,
             error: 0.0,
             energy: 0.0,
+            losses: (0.0, 0.0),
             bounds: vec![None; segments],
         }
     }
@@ -397,6 +263,9 @@ impl Totals {
             let start = (matrix * self.segments + segment) * self.n + first;
             self.scales[start..start + panel.rows].copy_from_slice(scales);
         }
+        self.corrections.extend(panel.corrections);
+        self.losses.0 += panel.losses.0;
+        self.losses.1 += panel.losses.1;
         self.clip += panel.clip;
         self.error += panel.error;
         self.energy += panel.energy;
@@ -420,7 +289,17 @@ impl Totals {
         );
         #[expect(clippy::cast_precision_loss, reason = "a count, for a mean")]
         let mean_clip = self.clip / self.scales.len() as f64;
+        let columns: Vec<_> = segments.iter().map(|segment| segment.columns.clone()).collect();
+        let options = &job.plan().options;
+        let activation = match (options.activation_scale, job.observed) {
+            (ActivationScaling::Rms(Some(factor)), _) => ActivationScale::RmsClip(factor),
+            (choice, Some(observed)) => observed.activation(choice, options.scheme, &columns)?,
+            (_, None) => ActivationScale::Dynamic,
+        };
         Ok(ConvertedLinear {
+            correction: (!self.corrections.is_empty()).then_some(self.corrections),
+            activation,
+            improvement: (self.losses.1 > 0.0).then(|| self.losses.0 / self.losses.1),
             segments: segments
                 .into_iter()
                 .zip(hashes)

@@ -33,7 +33,7 @@ use tessera_formats::pack::manifest::{
 };
 
 use self::budget::Budget;
-use self::plan::Plan;
+use self::plan::{InputEqualization, Plan};
 use self::quantizer::Quantizer;
 use self::summary::{CarriedSummary, SchemeSummary, Summary, Worst};
 use self::write::{Conversion, Written};
@@ -221,7 +221,7 @@ fn work(gguf: &Gguf, plan: &Plan) -> u64 {
     let equalized: u64 = plan
         .inputs
         .iter()
-        .filter(|input| input.norm.is_some())
+        .filter(|input| input.equalization != InputEqualization::None)
         .flat_map(|input| &input.linears)
         .map(|&linear| bytes(plan.linears[linear].source))
         .sum();

@@ -15,7 +15,7 @@ use tessera_runtime::rotation::Rotation;
 
 use super::domains;
 use super::roles::{self, Role};
-use crate::options::{Certificate, Equalization, LinearOptions, Preset, RotationChoice};
+use crate::options::{Certificate, Equalization, LinearOptions, RotationChoice, System};
 use crate::recipe::Recipe;
 
 /// Most bytes of the rotations' dense factors. A model has a few lengths of rows, and factors of some
@@ -46,8 +46,10 @@ pub struct InputPlan {
     pub rotation: Arc<Rotation>,
     /// Where its random signs come from.
     pub signs: Signs,
-    /// The norm that it is equalized from.
-    pub norm: Option<Norm>,
+    /// Where its diagonal comes from.
+    pub equalization: InputEqualization,
+    /// Sign vectors that are tried.
+    pub sign_trials: u32,
     /// Indices of its linears.
     pub linears: Vec<usize>,
 }
@@ -61,6 +63,17 @@ pub enum Signs {
     Seeded,
     /// From the weight's name, as rk-llama.cpp does.
     RkLlama(String),
+}
+
+/// Where an input's diagonal comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputEqualization {
+    /// There is none.
+    None,
+    /// The norm before it.
+    Norm(Norm),
+    /// What calibration observed.
+    Observed,
 }
 
 /// Tensors of a norm, as indices into the source's tensors.
@@ -112,7 +125,7 @@ impl LinearPlan {
     /// The columns of `count` segments. Ours are as even as tiles allow; a preset's are as long as
     /// its system makes them, and the last takes the rest.
     pub fn columns(&self, count: usize) -> Vec<Range<usize>> {
-        if self.options.preset.is_none() {
+        if self.options.system.is_none() {
             return even_segments(self.k_padded, count, TILE_K);
         }
         let longest = self.k_padded.div_ceil(count).next_power_of_two();
@@ -191,6 +204,7 @@ struct InputKey {
     rotation: RotationChoice,
     equalization: Equalization,
     signs: Signs,
+    sign_trials: u32,
 }
 
 impl<'a> Planner<'a> {
@@ -289,7 +303,7 @@ impl<'a> Planner<'a> {
     fn segments(&self, k_padded: usize, options: &LinearOptions) -> (usize, usize) {
         let engine = options.scheme.engine();
         let fewest = k_padded.div_ceil(self.target.longest_segment(engine));
-        let certified = match (engine, options.preset, options.certificate) {
+        let certified = match (engine, options.system, options.certificate) {
             (Engine::I4, None, Certificate::Static) => certified_length(options.scheme),
             _ => return (fewest, fewest),
         };
@@ -302,21 +316,22 @@ impl<'a> Planner<'a> {
         let norm = source
             .norm(|norm| self.positions.contains_key(format!("{norm}.weight").as_str()))
             .and_then(|norm| self.norm(&norm, k));
-        let signs = match (options.rotation, options.preset) {
+        let signs = match (options.rotation, options.system) {
             (RotationChoice::None, _) => Signs::None,
-            (_, Some(Preset::RkLlamaV2 | Preset::RkLlamaV3)) => Signs::RkLlama(name.to_owned()),
+            (_, Some(System::RkLlamaV2 | System::RkLlamaV3)) => Signs::RkLlama(name.to_owned()),
             (_, None) => Signs::Seeded,
         };
-        let equalization = match norm {
-            Some(_) => options.equalization,
-            None => Equalization::None,
+        let (equalization, chosen) = match (options.equalization, norm) {
+            (Equalization::Norm, Some(norm)) => (Equalization::Norm, InputEqualization::Norm(norm)),
+            (Equalization::Observed, _) => (Equalization::Observed, InputEqualization::Observed),
+            _ => (Equalization::None, InputEqualization::None),
         };
-        let key =
-            InputKey { name: source.name, k, rotation: options.rotation, equalization, signs };
+        let (rotation, sign_trials) = (options.rotation, options.sign_trials);
+        let key = InputKey { name: source.name, k, rotation, equalization, signs, sign_trials };
         if let Some(&index) = self.by_key.get(&key) {
             return Ok(index);
         }
-        let rotation = self.rotation(options.rotation, options.preset.is_some(), k)?;
+        let rotation = self.rotation(options.rotation, options.system.is_some(), k)?;
         // Linears that disagree in an option cannot share; the later ones are numbered.
         let count = self.names.entry(key.name.clone()).or_insert(0);
         *count += 1;
@@ -326,7 +341,8 @@ impl<'a> Planner<'a> {
             k,
             rotation,
             signs: key.signs.clone(),
-            norm: norm.filter(|_| equalization == Equalization::Norm),
+            equalization: chosen,
+            sign_trials,
             linears: Vec::new(),
         });
         self.by_key.insert(key, self.inputs.len() - 1);

@@ -5,6 +5,7 @@ use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
 
 use super::budget::Budget;
+use super::calibration::Calibration;
 use super::inputs::PreparedInput;
 use super::linear::{ConvertedLinear, LinearJob, TileSink};
 use super::plan::Plan;
@@ -23,6 +24,8 @@ pub struct Quantizer<'a> {
     pub seed: u64,
     /// Memory and threads.
     pub budget: Budget,
+    /// What a calibration observed.
+    pub calibration: Option<&'a Calibration>,
     /// Progress, in bytes of source read.
     pub progress: &'a Progress,
 }
@@ -51,6 +54,8 @@ impl Quantizer<'_> {
             budget: self.budget,
         };
         let scales = Scales::find(&source).with_context(|| format!("`{}`", Escaped(&plan.name)))?;
-        LinearJob { source, scales: &scales, progress: self.progress }.run(sink, offset)
+        let observed = input.observed.as_ref();
+        let progress = self.progress;
+        LinearJob { source, scales: &scales, observed, progress }.run(sink, offset)
     }
 }

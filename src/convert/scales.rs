@@ -9,7 +9,7 @@ use tessera_runtime::quantize;
 use super::plan::LinearPlan;
 use super::rows::{self, RowSource};
 use super::transform::RowTransform;
-use crate::options::Preset;
+use crate::options::System;
 
 /// NPU cores among which rk-llama.cpp divides N by default.
 const RK_LLAMA_CORES: usize = 3;
@@ -22,8 +22,8 @@ const BLOCK_BYTES: usize = ((1 << 16) + rk_llama::BINS) * size_of::<u64>();
 
 /// Bytes that a panel in flight takes where statistics are gathered, and that one worker's buffers do.
 pub fn memory(plan: &LinearPlan, row_bytes: usize, scratch_len: usize) -> (usize, usize) {
-    let statistics = match (plan.options.preset, plan.options.granularity) {
-        (Some(Preset::RkLlamaV2), _) => blocks(plan, plan.k_padded).len() * BLOCK_BYTES,
+    let statistics = match (plan.options.system, plan.options.granularity) {
+        (Some(System::RkLlamaV2), _) => blocks(plan, plan.k_padded).len() * BLOCK_BYTES,
         (None, Granularity::Tensor) => STATISTICS_BYTES,
         _ => return (0, 0),
     };
@@ -64,9 +64,9 @@ impl Scales {
     /// Decides, with passes over the weights where a scale needs them all.
     pub fn find(source: &RowSource<'_>) -> anyhow::Result<Scales> {
         let options = &source.plan.options;
-        match (options.preset, options.granularity) {
-            (Some(Preset::RkLlamaV3), _) => Ok(Scales::RkLlamaV3),
-            (Some(Preset::RkLlamaV2), _) => Self::of_blocks(source),
+        match (options.system, options.granularity) {
+            (Some(System::RkLlamaV3), _) => Ok(Scales::RkLlamaV3),
+            (Some(System::RkLlamaV2), _) => Self::of_blocks(source),
             (None, Granularity::Channel) => Ok(Scales::Channel(options.calibrator)),
             (None, Granularity::Tensor) => Self::of_matrices(source, options.calibrator),
         }

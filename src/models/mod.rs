@@ -21,6 +21,7 @@ use tessera_runtime::simulator::{Arithmetic, Simulation};
 use tessera_runtime::tokenizer::Tokenizer;
 
 use crate::convert::budget::Budget;
+use crate::convert::calibration::Calibration;
 use crate::inspect::is_for_gguf;
 use crate::options::Overrides;
 use crate::recipe::Recipe;
@@ -53,6 +54,8 @@ pub struct Opening {
     pub options: Overrides,
     /// The recipe, if the user gave one.
     pub recipe: Option<Recipe>,
+    /// What a calibration observed, if the user gave it.
+    pub calibration: Option<Arc<Calibration>>,
     /// Limits of the chip.
     pub target: Target,
     /// Seed of every random choice of quantization.
@@ -105,11 +108,12 @@ impl Model {
                 Escaped(kind),
             );
         }
+        let observed = opening.calibration.is_some();
         let run = match spec.how {
             Some(How::Float) => Run::Float,
             Some(How::CpuLike) => Run::CpuLike,
             Some(How::Quantized(options)) => Run::Quantized(
-                Recipe::uniform(opening.options.overridden_by(options)),
+                Recipe::uniform(opening.options.overridden_by(options)).with_statistics(observed),
                 simulation(opening),
             ),
             None if opening.quantizes() => {
@@ -121,7 +125,7 @@ impl Model {
                 );
                 let recipe = opening.recipe.clone();
                 let recipe = recipe.unwrap_or_else(|| Recipe::uniform(opening.options));
-                Run::Quantized(recipe, simulation(opening))
+                Run::Quantized(recipe.with_statistics(observed), simulation(opening))
             }
             None if opening.cpu_like => Run::CpuLike,
             None => Run::Float,
@@ -189,7 +193,7 @@ impl Model {
             File::Gguf(gguf, Run::Float) => Box::new(GgufCheckpoint::new(gguf)),
             File::Gguf(gguf, Run::CpuLike) => Box::new(GgufCheckpoint::like_ggml(gguf)),
             File::Gguf(gguf, Run::Quantized(recipe, simulation)) => {
-                let work = (opening.seed, opening.budget);
+                let work = (opening.seed, opening.budget, opening.calibration.clone());
                 let simulated = (*simulation, saturated());
                 Box::new(
                     QuantizedCheckpoint::new(gguf, recipe, &opening.target, work, simulated)

@@ -12,6 +12,7 @@ use tessera_runtime::linear::{Linear, LinearError};
 use tessera_runtime::simulator::{SimulatedInput, SimulatedLinear, Simulation, Weights};
 
 use crate::convert::budget::Budget;
+use crate::convert::calibration::Calibration;
 use crate::convert::inputs::PreparedInput;
 use crate::convert::linear::TileSink;
 use crate::convert::plan::{LinearPlan, Plan};
@@ -27,6 +28,7 @@ pub struct QuantizedCheckpoint<'a> {
     by_name: HashMap<String, usize>,
     seed: u64,
     budget: Budget,
+    calibration: Option<Arc<Calibration>>,
     progress: Progress,
     inputs: Mutex<HashMap<usize, Arc<Input>>>,
     /// Scales of the linears that have been quantized: how many follows from their segments.
@@ -47,7 +49,7 @@ impl<'a> QuantizedCheckpoint<'a> {
         gguf: &'a Gguf,
         recipe: &Recipe,
         target: &Target,
-        (seed, budget): (u64, Budget),
+        (seed, budget, calibration): (u64, Budget, Option<Arc<Calibration>>),
         (simulation, saturated): (Simulation, Arc<AtomicU64>),
     ) -> anyhow::Result<Self> {
         let plan = Plan::new(gguf, recipe, target)?;
@@ -60,6 +62,7 @@ impl<'a> QuantizedCheckpoint<'a> {
             by_name,
             seed,
             budget,
+            calibration,
             progress: Progress::silent(),
             inputs: Mutex::default(),
             scales: Mutex::default(),
@@ -93,6 +96,7 @@ impl<'a> QuantizedCheckpoint<'a> {
             plan: &self.plan,
             seed: self.seed,
             budget: self.budget,
+            calibration: self.calibration.as_deref(),
             progress: &self.progress,
         };
         let input = self.input(&quantizer, plan.input)?;
@@ -116,6 +120,8 @@ impl<'a> QuantizedCheckpoint<'a> {
             segments: converted.segments.iter().map(|segment| segment.columns.clone()).collect(),
             granularity: plan.options.granularity,
             scales: converted.scales,
+            activation: converted.activation,
+            correction: converted.correction,
         };
         let (simulation, saturated) = (self.simulation, Arc::clone(&self.saturated));
         Ok(SimulatedLinear::new(

@@ -46,13 +46,16 @@ impl FromStr for How {
             }),
             None => {
                 let scheme = scheme(text);
-                scheme.map(|_| Overrides { scheme, ..Overrides::default() })
+                // Another system's preset says nothing of the bits.
+                let preset = preset(text).filter(|preset| preset.system().is_none());
+                let known = scheme.is_some() || preset.is_some();
+                known.then(|| Overrides { scheme, preset, ..Overrides::default() })
             }
         };
         options.map(How::Quantized).ok_or_else(|| {
             format!(
-                "`@{text}` is not known: use @float, @cpu, a scheme such as @w8a8, or a preset with a \
-                 scheme such as @rk-llama-v3:w4a4"
+                "`@{text}` is not known: use @float, @cpu, a scheme such as @w8a8, a preset such as \
+                 @w4, or one with a scheme such as @rk-llama-v3:w4a4"
             )
         })
     }
@@ -93,6 +96,10 @@ mod tests {
         ] {
             assert_eq!(how(text), Ok((path.to_owned(), expected)), "{text}");
         }
+        assert_eq!(how("m.gguf@w4").unwrap().1, {
+            let preset = Some(Preset::W4);
+            Some(How::Quantized(Overrides { preset, ..Overrides::default() }))
+        });
         for text in ["m.gguf@w5a5", "m.gguf@", "m.gguf@rk-llama-v2", "m.gguf@rk-llama-v9:w4a4"] {
             assert!(how(text).unwrap_err().contains("is not known"), "{text}");
         }

@@ -1,0 +1,226 @@
+//! What calibration observed of an input, in the basis that its linears are quantized in.
+
+use std::ops::Range;
+
+use anyhow::Context;
+use tessera_calibration::activation_scale;
+use tessera_calibration::gptq::{self, Factor};
+use tessera_calibration::hessian::{self, RotatedHessian};
+use tessera_calibration::statistics::InputStatistics;
+use tessera_formats::npu::Scheme;
+use tessera_runtime::rotation::Rotation;
+use tessera_runtime::simulator::{ActivationScale, Digits};
+
+use super::plan::{InputPlan, Plan};
+use crate::options::{ActivationScaling, LinearOptions, Rounding};
+
+/// Arrivals of tokens that the pooled Hessian counts for beside an expert's own, as in exllamav3.
+const POOLED_TOKENS: f64 = 2048.0;
+
+/// Columns of a block of Hessians that are made of sampled rows.
+const BLOCK: usize = 2048;
+
+/// What calibration observed of one input.
+pub struct Observed {
+    size: usize,
+    /// Rotated rows of the sample, `[rows, size]`.
+    rows: Vec<f32>,
+    /// Rotated mean inputs: of all rows, or of each expert's.
+    means: Vec<Vec<f32>>,
+    /// Of all rows, or of each expert's; empty where there are no Hessians or nobody needs them.
+    factors: Vec<Factor>,
+}
+
+/// Rotated mean inputs of a matrix.
+#[derive(Clone, Copy)]
+pub struct Means<'a>(&'a [f32]);
+
+impl Means<'_> {
+    /// What the columns of a row add to the mean error of its output: Σ (w − s·q)·E\[x\].
+    pub fn error(self, columns: &Range<usize>, weights: &[f32], integers: &[i8], scale: f32) -> f64 {
+        let scale = f64::from(scale);
+        let last = columns.end.min(self.0.len());
+        let means = &self.0[columns.start.min(last)..last];
+        let terms = weights.iter().zip(integers).zip(means);
+        terms.map(|((&w, &q), &mean)| (f64::from(w) - scale * f64::from(q)) * f64::from(mean)).sum()
+    }
+}
+
+impl Observed {
+    /// Takes the statistics of an input, whose rows are multiplied by `vector` and rotated, into the
+    /// basis that its linears are quantized in.
+    pub fn new(
+        plan: &Plan,
+        input: &InputPlan,
+        statistics: &InputStatistics,
+        vector: Option<&[f32]>,
+    ) -> anyhow::Result<Self> {
+        let basis = Basis { rotation: &input.rotation, vector };
+        let mut linears = input.linears.iter().map(|&linear| &plan.linears[linear]);
+        let options = linears.clone().map(|linear| linear.options);
+        let gptq = options.clone().find(|options| options.rounding == Rounding::Gptq);
+        let experts = match statistics.experts.len() {
+            0 => None,
+            experts => linears.any(|linear| linear.experts == Some(experts)).then_some(experts),
+        };
+        Ok(Observed {
+            size: basis.rotation.size(),
+            rows: basis.rotate(&statistics.rows),
+            means: means(statistics, experts.is_some(), basis),
+            factors: match gptq {
+                Some(options) => factors(statistics, experts.is_some(), basis, &options)?,
+                None => Vec::new(),
+            },
+        })
+    }
+
+    /// Whether GPTQ can be done.
+    pub fn has_hessian(&self) -> bool {
+        !self.factors.is_empty()
+    }
+
+    /// The factor of the Hessian of a matrix's input.
+    pub fn factor(&self, matrix: usize) -> Option<&Factor> {
+        of_matrix(&self.factors, matrix)
+    }
+
+    /// Mean inputs of a matrix; none where they are not known.
+    pub fn means(&self, matrix: usize) -> Option<Means<'_>> {
+        of_matrix(&self.means, matrix).map(|means| Means(means))
+    }
+
+    /// How rows of activations get their scales.
+    pub fn activation(
+        &self,
+        choice: ActivationScaling,
+        scheme: Scheme,
+        segments: &[Range<usize>],
+    ) -> anyhow::Result<ActivationScale> {
+        let qmax = match scheme {
+            Scheme::W4A4 => 7,
+            Scheme::W4A8 => Digits::default().qmax(),
+            Scheme::W8A8 => 127,
+            Scheme::W16A16 => return Ok(ActivationScale::Dynamic),
+        };
+        let columns = |segment: &Range<usize>| {
+            let columns = segment.start.min(self.size)..segment.end.min(self.size);
+            let rows = self.rows.chunks_exact(self.size);
+            rows.flat_map(|row| row[columns.clone()].iter().copied()).collect::<Vec<_>>()
+        };
+        Ok(match choice {
+            ActivationScaling::Dynamic => ActivationScale::Dynamic,
+            ActivationScaling::Rms(Some(factor)) => ActivationScale::RmsClip(factor),
+            _ if self.rows.is_empty() => ActivationScale::Dynamic,
+            ActivationScaling::Rms(None) => {
+                // Columns of a rotated row are exchangeable: the first segment speaks for all.
+                let Some(first) = segments.first() else { return Ok(ActivationScale::Dynamic) };
+                let k = first.end.min(self.size) - first.start;
+                let found = activation_scale::choose_rms_clip(&columns(first), k, qmax);
+                found.factor.map_or(ActivationScale::Dynamic, ActivationScale::RmsClip)
+            }
+            ActivationScaling::Static(calibrator) => ActivationScale::Static(
+                segments
+                    .iter()
+                    .map(|segment| {
+                        activation_scale::threshold(&columns(segment), qmax, calibrator)
+                    })
+                    .collect(),
+            ),
+        })
+    }
+}
+
+/// The one for all matrices, or a matrix's own.
+fn of_matrix<T>(all: &[T], matrix: usize) -> Option<&T> {
+    if all.len() > 1 { all.get(matrix) } else { all.first() }
+}
+
+/// What is done to a row before it is quantized.
+#[derive(Clone, Copy)]
+struct Basis<'a> {
+    rotation: &'a Rotation,
+    vector: Option<&'a [f32]>,
+}
+
+impl Basis<'_> {
+    /// Rows `[m, k]` rotated, `[m, size]`.
+    fn rotate(self, rows: &[f32]) -> Vec<f32> {
+        let (k, size) = (self.rotation.k(), self.rotation.size());
+        let mut rotated = vec![0.0; rows.len() / k * size];
+        let mut scratch = vec![0.0; self.rotation.scratch_len()];
+        for (row, out) in rows.chunks_exact(k).zip(rotated.chunks_exact_mut(size)) {
+            out[..k].copy_from_slice(row);
+            match self.vector {
+                Some(vector) => self.rotation.apply_scaled(out, vector, &mut scratch),
+                None => self.rotation.apply(out, &mut scratch),
+            }
+        }
+        rotated
+    }
+
+    fn hessian(self, hessian: &[f32], weight: f64) -> RotatedHessian {
+        hessian::rotate(hessian, self.rotation.k(), weight, self.vector, self.rotation)
+    }
+}
+
+/// Mean inputs, rotated: of each expert, or of all rows.
+fn means(statistics: &InputStatistics, of_experts: bool, basis: Basis<'_>) -> Vec<Vec<f32>> {
+    if statistics.sum.is_empty() {
+        return Vec::new();
+    }
+    let mean = |sum: &[f64], tokens: u64| {
+        #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
+        let tokens = tokens.max(1) as f64;
+        #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is wanted")]
+        let row: Vec<f32> = sum.iter().map(|sum| (sum / tokens) as f32).collect();
+        basis.rotate(&row)
+    };
+    let pooled = mean(&statistics.sum, statistics.tokens);
+    if !of_experts {
+        return vec![pooled];
+    }
+    let experts = statistics.experts.iter();
+    // An expert that few tokens reached has no mean of its own.
+    let known = |tokens| tokens >= InputStatistics::LEAST_EXPERT_TOKENS;
+    experts
+        .map(|expert| match known(expert.tokens) && !expert.sum.is_empty() {
+            true => mean(&expert.sum, expert.tokens),
+            false => pooled.clone(),
+        })
+        .collect()
+}
+
+/// Factors of the Hessians: of each expert's, or of that of all rows.
+fn factors(
+    statistics: &InputStatistics,
+    of_experts: bool,
+    basis: Basis<'_>,
+    options: &LinearOptions,
+) -> anyhow::Result<Vec<Factor>> {
+    let settings = gptq::Options { damping: options.damping, act_order: options.act_order };
+    let factor = |hessian: &RotatedHessian| Factor::new(hessian, &settings).context("its Hessian");
+    let pooled = match &statistics.hessian {
+        Some(hessian) => basis.hessian(hessian, statistics.robust_weight),
+        None if statistics.sampled() > BLOCK => hessian::of_rows(
+            &statistics.rows,
+            statistics.k,
+            basis.vector,
+            basis.rotation,
+            BLOCK,
+        ),
+        None => return Ok(Vec::new()),
+    };
+    if !of_experts || statistics.experts.iter().all(|expert| expert.hessian.is_none()) {
+        return Ok(vec![factor(&pooled)?]);
+    }
+    let experts = statistics.experts.iter();
+    experts
+        .map(|expert| match &expert.hessian {
+            Some(hessian) if expert.hessian_weight > 0.0 => {
+                let own = basis.hessian(hessian, expert.hessian_weight);
+                factor(&hessian::shrink(&own, expert.hessian_weight, &pooled, POOLED_TOKENS))
+            }
+            _ => factor(&pooled),
+        })
+        .collect()
+}

@@ -1,0 +1,348 @@
+//! One panel: the rows of a row of tiles, quantized and packed.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+use tessera_calibration::{clip, gptq};
+use tessera_formats::npu::Engine;
+use tessera_formats::npu::tiles::{self, TileLayout};
+use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
+use tessera_runtime::quantize;
+
+use super::observed::Observed;
+use super::plan::LinearPlan;
+use super::rows::{RowBuffer, RowSource};
+use super::scales::Scales;
+use crate::options::{Certificate, Rounding, ScaleType};
+
+/// Quantizes the panels of one linear.
+#[derive(Clone, Copy)]
+pub struct PanelQuantizer<'a> {
+    /// The linear's rows.
+    pub source: RowSource<'a>,
+    /// How scales come about.
+    pub scales: &'a Scales,
+    /// What calibration observed of the linear's input.
+    pub observed: Option<&'a Observed>,
+}
+
+/// A segment that is being filled.
+pub struct SegmentPlan {
+    /// Columns of the rotated, padded row.
+    pub columns: Range<usize>,
+    /// Layout of its tiles.
+    pub layout: TileLayout,
+    /// Where its tiles start.
+    pub offset: u64,
+}
+
+/// Buffers of one worker.
+pub struct Scratch {
+    rows: RowBuffer,
+    integers: Vec<i8>,
+    halves: Vec<f16>,
+    clip: clip::Scratch,
+}
+
+/// What one panel gave beside its tiles.
+pub struct PanelResult {
+    /// Number of its first row.
+    pub first_row: usize,
+    /// Its rows.
+    pub rows: usize,
+    /// `[segment][lane]`.
+    pub scales: Vec<f32>,
+    /// Mean errors of outputs, `[lane]`; empty where none are wanted.
+    pub corrections: Vec<f32>,
+    /// Sum of clip thresholds over largest magnitudes.
+    pub clip: f64,
+    /// Sum of squared errors.
+    pub error: f64,
+    /// Sum of squares.
+    pub energy: f64,
+    /// Sums over rows of the error of outputs, of GPTQ and of plain rounding.
+    pub losses: (f64, f64),
+    /// What each segment's accumulators can reach.
+    pub bounds: Vec<Option<AccumulatorBound>>,
+    /// Whether every row's accumulators are certified.
+    pub certified: bool,
+}
+
+/// What one segment of a row gave beside its integers.
+struct Part {
+    scale: f32,
+    clip: f64,
+    error: f64,
+    bound: Option<AccumulatorBound>,
+    certified: bool,
+}
+
+impl Scratch {
+    /// Buffers for rows of this linear.
+    pub fn new(source: &RowSource<'_>) -> Self {
+        let k = source.plan.k_padded;
+        Scratch {
+            rows: source.buffer(),
+            integers: vec![0; k],
+            halves: vec![f16::ZERO; k],
+            clip: clip::Scratch::default(),
+        }
+    }
+}
+
+/// Bytes that a worker takes for a panel whose rows are worked on together.
+pub fn batch_bytes(plan: &LinearPlan) -> usize {
+    let rows = plan.engine().tile_n();
+    // Rows as they are, as GPTQ is to round them and as it works on them, and their integers.
+    rows * plan.k_padded * (2 * size_of::<f32>() + size_of::<f64>() + 2 * size_of::<i8>())
+}
+
+impl PanelQuantizer<'_> {
+    fn plan(&self) -> &LinearPlan {
+        self.source.plan
+    }
+
+    /// Converts one panel: `bytes` of the rows `rows` of the tensor into `tiles`, segment after
+    /// segment. Lanes without a row become zeros.
+    pub fn run(
+        &self,
+        rows: Range<usize>,
+        bytes: &[u8],
+        segments: &[SegmentPlan],
+        scratch: &mut Scratch,
+        tiles: &mut [u8],
+    ) -> anyhow::Result<PanelResult> {
+        if rows.len() < self.plan().engine().tile_n() {
+            tiles.fill(0);
+        }
+        match (self.plan().options.rounding, self.observed, self.plan().engine().qmax()) {
+            (Rounding::Gptq, Some(observed), Some(qmax)) if observed.has_hessian() => {
+                self.compensated(rows, bytes, segments, (observed, qmax), scratch, tiles)
+            }
+            _ => self.nearest(rows, bytes, segments, scratch, tiles),
+        }
+    }
+
+    /// Rounds each weight to the nearest, row by row.
+    fn nearest(
+        &self,
+        rows: Range<usize>,
+        bytes: &[u8],
+        segments: &[SegmentPlan],
+        scratch: &mut Scratch,
+        tiles: &mut [u8],
+    ) -> anyhow::Result<PanelResult> {
+        let row_bytes = bytes.len() / rows.len();
+        let mut result = PanelResult::new(rows.start, rows.len(), segments.len());
+        let means = self.means(rows.start);
+        for (lane, (row, source)) in rows.zip(bytes.chunks_exact(row_bytes)).enumerate() {
+            self.source.prepare(row, source, &mut scratch.rows)?;
+            result.energy += scratch.rows.energy();
+            let mut start = 0;
+            let mut correction = 0.0;
+            for (index, segment) in segments.iter().enumerate() {
+                let end = start + segment.layout.panel_bytes();
+                let tiles = &mut tiles[start..end];
+                let part = match self.plan().engine().qmax() {
+                    None => self.halves(row, lane, segment, scratch, tiles),
+                    Some(qmax) => {
+                        let columns = segment.columns.clone();
+                        let weights = &scratch.rows.row[columns.clone()];
+                        let scale =
+                            self.scale(weights, qmax, (row, columns.start), &mut scratch.clip);
+                        let integers = &mut scratch.integers[..weights.len()];
+                        let error = self.scales.quantize_integer(weights, scale, qmax, integers);
+                        let error = scratch.rows.ordinary.then_some(error);
+                        if let Some(means) = means {
+                            correction += means.error(&columns, weights, integers, scale);
+                        }
+                        self.integers(weights, integers, (scale, error), lane, tiles)
+                    }
+                };
+                result.add(index, lane, part);
+                start = end;
+            }
+            if means.is_some() {
+                result.corrections.push(to_f32(correction));
+            }
+            if !result.certified {
+                break;
+            }
+        }
+        Ok(result)
+    }
+
+    /// Rounds the panel's rows by GPTQ.
+    fn compensated(
+        &self,
+        rows: Range<usize>,
+        bytes: &[u8],
+        segments: &[SegmentPlan],
+        (observed, qmax): (&Observed, i8),
+        scratch: &mut Scratch,
+        tiles: &mut [u8],
+    ) -> anyhow::Result<PanelResult> {
+        let row_bytes = bytes.len() / rows.len();
+        let (m, size) = (rows.len(), self.source.transform.size());
+        let mut result = PanelResult::new(rows.start, m, segments.len());
+        let mut weights = vec![0.0f32; m * size];
+        for (lane, (row, source)) in rows.clone().zip(bytes.chunks_exact(row_bytes)).enumerate() {
+            self.source.prepare(row, source, &mut scratch.rows)?;
+            result.energy += scratch.rows.energy();
+            weights[lane * size..][..size].copy_from_slice(&scratch.rows.row[..size]);
+        }
+        let matrix = rows.start / self.plan().n;
+        let target = observed.target(matrix, rows.start % self.plan().n, &weights);
+        let target = target.as_deref().unwrap_or(&weights);
+        let ranges: Vec<_> =
+            segments.iter().map(|s| s.columns.start.min(size)..s.columns.end.min(size)).collect();
+        let mut scales = Vec::with_capacity(m * segments.len());
+        for (lane, row) in rows.clone().enumerate() {
+            for range in &ranges {
+                let weights = &target[lane * size..][range.clone()];
+                scales.push(self.scale(weights, qmax, (row, range.start), &mut scratch.clip));
+            }
+        }
+        let mut integers = vec![0i8; m * size];
+        let factor = observed.factor(matrix);
+        let outcomes =
+            gptq::quantize_rows(target, &mut scales, &ranges, qmax, factor, &mut integers);
+        for outcome in outcomes {
+            result.losses.0 += outcome.loss;
+            result.losses.1 += outcome.rounding_loss;
+        }
+        let means = self.means(rows.start);
+        for lane in 0..m {
+            let mut start = 0;
+            let mut correction = 0.0;
+            for (index, (segment, range)) in segments.iter().zip(&ranges).enumerate() {
+                let end = start + segment.layout.panel_bytes();
+                let scale = scales[lane * segments.len() + index];
+                let padded = &mut scratch.integers[..segment.columns.len()];
+                padded.fill(0);
+                padded[..range.len()].copy_from_slice(&integers[lane * size..][range.clone()]);
+                let weights = &weights[lane * size..][range.clone()];
+                if let Some(means) = means {
+                    correction += means.error(range, weights, padded, scale);
+                }
+                let tiles = &mut tiles[start..end];
+                let part = self.integers(weights, padded, (scale, None), lane, tiles);
+                result.add(index, lane, part);
+                start = end;
+            }
+            if means.is_some() {
+                result.corrections.push(to_f32(correction));
+            }
+        }
+        Ok(result)
+    }
+
+    /// Mean inputs of the matrix of a row, where outputs are to be corrected.
+    fn means(&self, row: usize) -> Option<super::observed::Means<'_>> {
+        let observed = self.observed.filter(|_| self.plan().options.bias_correction)?;
+        Some(observed.means(row / self.plan().n))
+    }
+
+    /// The scale of a segment of a row, as the pack holds it; `weights` may end in padding.
+    fn scale(
+        &self,
+        weights: &[f32],
+        qmax: i8,
+        (row, start): (usize, usize),
+        scratch: &mut clip::Scratch,
+    ) -> f32 {
+        let unpadded = weights.len().min(self.source.transform.size() - start);
+        let scale = self.scales.integer_scale(&weights[..unpadded], qmax, (row, start), scratch);
+        match self.plan().options.scale_type {
+            ScaleType::F32 => scale,
+            ScaleType::Bf16 => shorten(scale),
+        }
+    }
+
+    /// Packs one segment of a row of halves.
+    fn halves(
+        &self,
+        row: usize,
+        lane: usize,
+        segment: &SegmentPlan,
+        scratch: &mut Scratch,
+        tiles: &mut [u8],
+    ) -> Part {
+        let weights = &scratch.rows.row[segment.columns.clone()];
+        let halves = &mut scratch.halves[..weights.len()];
+        let (scale, mut error) = self.scales.quantize_float(weights, row, halves);
+        if !scratch.rows.ordinary {
+            error = squared_error(weights, scale, halves.iter().map(|half| half.to_f64()));
+        }
+        tiles::pack_row_f16(halves, lane, tiles);
+        Part { scale, clip: 1.0, error, bound: None, certified: true }
+    }
+
+    /// Packs one segment of a row of integers; `error` is computed where it is not known.
+    fn integers(
+        &self,
+        weights: &[f32],
+        integers: &[i8],
+        (scale, error): (f32, Option<f64>),
+        lane: usize,
+        tiles: &mut [u8],
+    ) -> Part {
+        let engine = self.plan().engine();
+        let error = error.unwrap_or_else(|| {
+            squared_error(weights, scale, integers.iter().map(|&q| f64::from(q)))
+        });
+        let amax = f64::from(quantize::amax(weights));
+        let qmax = f64::from(engine.qmax().unwrap_or(i8::MAX));
+        let clip = if amax > 0.0 { f64::from(scale) * qmax / amax } else { 1.0 };
+        match engine {
+            Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),
+            _ => tiles::pack_row_i8(integers, lane, tiles),
+        }
+        let range = self.plan().options.scheme.activation_range();
+        let bound = range.map(|(low, high)| RowSums::new(integers).bound(low.into(), high.into()));
+        let fits = bound.is_none_or(|bound| bound.fits(engine));
+        let must_fit = self.plan().options.certificate == Certificate::Static;
+        Part { scale, clip: clip.min(1.0), error, bound, certified: fits || !must_fit }
+    }
+}
+
+/// The scale that 16 bits hold, none smaller than the least normal one.
+fn shorten(scale: f32) -> f32 {
+    bf16::from_f32(scale).to_f32().clamp(f32::MIN_POSITIVE, bf16::MAX.to_f32())
+}
+
+/// Σ (w − scale·r)² in f64, for rows whose squares f32 does not hold.
+fn squared_error(weights: &[f32], scale: f32, rounded: impl Iterator<Item = f64>) -> f64 {
+    let errors = weights.iter().zip(rounded).map(|(&w, r)| f64::from(w) - f64::from(scale) * r);
+    errors.map(|error| error * error).sum()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is wanted")]
+fn to_f32(value: f64) -> f32 {
+    value as f32
+}
+
+impl PanelResult {
+    fn new(first_row: usize, rows: usize, segments: usize) -> Self {
+        PanelResult {
+            first_row,
+            rows,
+            scales: vec![0.0; rows * segments],
+            corrections: Vec::new(),
+            clip: 0.0,
+            error: 0.0,
+            energy: 0.0,
+            losses: (0.0, 0.0),
+            bounds: vec![None; segments],
+            certified: true,
+        }
+    }
+
+    fn add(&mut self, segment: usize, lane: usize, part: Part) {
+        self.scales[segment * self.rows + lane] = part.scale;
+        self.clip += part.clip;
+        self.error += part.error;
+        self.bounds[segment] = AccumulatorBound::union_of(self.bounds[segment], part.bound);
+        self.certified &= part.certified;
+    }
+}
