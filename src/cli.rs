@@ -113,6 +113,14 @@ pub struct ConvertArguments {
     #[arg(long, value_name = "FILE", help_heading = "Quantization")]
     pub recipe: Option<PathBuf>,
 
+    /// Statistics that `tessera calibrate` wrote, or an importance matrix of llama.cpp
+    #[arg(long, value_name = "STATS", help_heading = "Calibration", conflicts_with = "dataset")]
+    pub calibration: Option<PathBuf>,
+
+    /// Texts to calibrate on before converting, as `tessera calibrate` takes them
+    #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Calibration")]
+    pub dataset: Vec<PathBuf>,
+
     /// Seed of every random choice [default: 0]
     #[arg(
         long,
@@ -203,6 +211,10 @@ pub struct RunningArguments {
     /// Quantize GGUF files in memory by the rules of a recipe
     #[arg(long, value_name = "FILE", help_heading = "Quantization")]
     pub recipe: Option<PathBuf>,
+
+    /// Statistics that `tessera calibrate` wrote, for the GGUF files that are quantized in memory
+    #[arg(long, value_name = "STATS", help_heading = "Quantization")]
+    pub calibration: Option<PathBuf>,
 
     /// Chip whose limits apply: rk3588, rk3588s, rk3576 [default: rk3588]
     #[arg(

@@ -2,6 +2,7 @@
 
 use crate::cli::ConvertArguments;
 use crate::convert::budget::Budget;
+use crate::convert::calibration::Calibration;
 use crate::convert::{Request, convert};
 use crate::exit::Verdict;
 use crate::recipe::Recipe;
@@ -12,10 +13,12 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Verdict> {
         Some(path) => Recipe::read(path, arguments.options)?,
         None => Recipe::uniform(arguments.options),
     };
+    let calibration = arguments.calibration.as_deref().map(Calibration::open).transpose()?;
     let summary = convert(&Request {
         input: &arguments.input,
         output: &arguments.output,
-        recipe,
+        recipe: recipe.with_statistics(calibration.is_some()),
+        calibration: calibration.as_ref(),
         target: super::target(&arguments.target)?,
         seed: arguments.seed,
         budget: Budget {

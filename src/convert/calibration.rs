@@ -1,18 +1,21 @@
 //! What a calibration observed, looked up for the inputs of a plan.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, ensure};
 use tessera_calibration::statistics::{InputStatistics, Provenance, StatisticsFile};
 use tessera_formats::escape::Escaped;
-use tessera_formats::gguf::Gguf;
+use tessera_formats::gguf::{Gguf, Shard};
+use tessera_formats::pack::manifest;
 
 use super::plan::{InputPlan, Plan};
-use crate::hash::hash_whole;
+use crate::hash::hash_file;
 
 /// An open statistics file.
 #[derive(Debug)]
 pub struct Calibration {
+    path: PathBuf,
     file: StatisticsFile,
     sha256: String,
 }
@@ -20,7 +23,9 @@ pub struct Calibration {
 impl Calibration {
     /// Opens the file; its large tensors are read when they are asked for.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        Ok(Calibration { file: StatisticsFile::open(path)?, sha256: hash_whole(path)? })
+        let file = StatisticsFile::open(path)?;
+        let sha256 = hash_file(path, &AtomicBool::new(false))?;
+        Ok(Calibration { path: path.to_owned(), file, sha256 })
     }
 
     /// Where the statistics come from.
@@ -28,19 +33,54 @@ impl Calibration {
         self.file.provenance()
     }
 
-    /// SHA-256 of the file.
-    pub fn sha256(&self) -> &str {
-        &self.sha256
+    /// Refuses a model that the statistics are not of.
+    pub fn check(&self, gguf: &Gguf) -> anyhow::Result<()> {
+        if self.provenance().model.is_empty() {
+            return Ok(());
+        }
+        let never = AtomicBool::new(false);
+        let digest = |shard: &Shard| Ok((shard.len(), hash_file(shard.path(), &never)?));
+        let found = gguf.shards().iter().map(digest).collect::<anyhow::Result<Vec<_>>>()?;
+        self.file.check_model(&found).with_context(|| format!("`{}`", self.path.display()))
     }
 
-    /// Refuses a model that the statistics are not of, by its tensors: each input's linears must be
-    /// there, and as wide.
-    pub fn check(&self, gguf: &Gguf, plan: &Plan) -> anyhow::Result<()> {
-        Ok(())
+    /// What was observed of an input of the plan.
+    pub fn input(
+        &self,
+        plan: &Plan,
+        input: &InputPlan,
+    ) -> anyhow::Result<Option<InputStatistics>> {
+        for &linear in &input.linears {
+            let name = plan.linears[linear].name.as_str();
+            let Some(index) = self.file.index_of(name) else { continue };
+            let statistics = self.file.load(index)?;
+            ensure!(
+                statistics.k == input.k,
+                "`{}` has statistics of {} channels for `{}`, which has {}: they are of another \
+                 model",
+                self.path.display(),
+                statistics.k,
+                Escaped(name),
+                input.k,
+            );
+            return Ok(Some(statistics));
+        }
+        Ok(None)
     }
 
-    /// What was observed of an input of the plan: of all its linears, or nothing.
-    pub fn input(&self, plan: &Plan, input: &InputPlan) -> anyhow::Result<Vec<InputStatistics>> {
-        Ok(Vec::new())
+    /// What a pack records of it.
+    pub fn record(&self) -> manifest::Calibration {
+        let provenance = self.provenance();
+        let data = provenance.data.iter().map(|source| manifest::CalibrationData {
+            name: source.name.clone(),
+            sha256: source.sha256.clone(),
+        });
+        manifest::Calibration {
+            statistics_sha256: self.sha256.clone(),
+            data: data.collect(),
+            tokens: provenance.tokens,
+            context: provenance.context,
+            seed: provenance.seed,
+        }
     }
 }

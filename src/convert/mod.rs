@@ -1,12 +1,15 @@
 //! The conversion of a GGUF file into a pack.
 
 pub mod budget;
+pub mod calibration;
 mod carry;
 mod domains;
 pub mod entries;
 pub mod inputs;
 pub mod linear;
+mod observed;
 mod output;
+mod panel;
 pub mod plan;
 pub mod quantizer;
 pub mod roles;
@@ -16,6 +19,7 @@ mod shards;
 mod stream;
 pub mod summary;
 mod transform;
+mod trials;
 mod write;
 
 use std::collections::BTreeMap;
@@ -33,6 +37,7 @@ use tessera_formats::pack::manifest::{
 };
 
 use self::budget::Budget;
+use self::calibration::Calibration;
 use self::plan::{InputEqualization, Plan};
 use self::quantizer::Quantizer;
 use self::summary::{CarriedSummary, SchemeSummary, Summary, Worst};
@@ -50,6 +55,8 @@ pub struct Request<'a> {
     pub output: &'a Path,
     /// Options of every tensor.
     pub recipe: Recipe,
+    /// What a calibration observed.
+    pub calibration: Option<&'a Calibration>,
     /// Limits of the chip.
     pub target: Target,
     /// Seed of every random choice.
@@ -72,6 +79,9 @@ pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
     output::check(request, &gguf)?;
     let plan = Plan::new(&gguf, &request.recipe, &request.target)?;
     output::check_names(&gguf, &plan)?;
+    if let Some(calibration) = request.calibration {
+        calibration.check(&gguf)?;
+    }
     ensure!(
         !plan.linears.is_empty() || !plan.carried.is_empty(),
         "`{}` holds no tensors: nothing to convert",
@@ -134,6 +144,7 @@ fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<Writ
                 plan,
                 seed: request.seed,
                 budget: request.budget,
+                calibration: request.calibration,
                 progress: &progress,
             },
             output: request.output,

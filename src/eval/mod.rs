@@ -124,6 +124,7 @@ fn plain(opening: &Opening) -> Opening {
         cpu_like: false,
         options: Default::default(),
         recipe: None,
+        calibration: None,
         ..opening.clone()
     }
 }

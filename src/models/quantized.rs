@@ -1,7 +1,7 @@
 //! A GGUF file quantized in memory, linear by linear, by the converter's own code.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
@@ -41,6 +41,8 @@ pub struct QuantizedCheckpoint<'a> {
 struct Input {
     prepared: PreparedInput,
     simulated: Arc<SimulatedInput>,
+    /// Linears that have not been quantized yet.
+    waiting: AtomicUsize,
 }
 
 impl<'a> QuantizedCheckpoint<'a> {
@@ -85,7 +87,8 @@ impl<'a> QuantizedCheckpoint<'a> {
         let prepared = quantizer.input(index)?;
         let rotation = Arc::clone(&self.plan.inputs[index].rotation);
         let simulated = Arc::new(SimulatedInput::new(rotation, prepared.vector.clone()));
-        let input = Arc::new(Input { prepared, simulated });
+        let waiting = AtomicUsize::new(self.plan.inputs[index].linears.len());
+        let input = Arc::new(Input { prepared, simulated, waiting });
         inputs.insert(index, Arc::clone(&input));
         Ok(input)
     }
@@ -102,6 +105,10 @@ impl<'a> QuantizedCheckpoint<'a> {
         let input = self.input(&quantizer, plan.input)?;
         let sink = MemoryTiles(Mutex::new(vec![0; usize::try_from(plan.tile_bytes())?]));
         let converted = quantizer.linear(index, &input.prepared, &sink, 0)?;
+        // What was observed can be large, and has served when the input's last linear is done.
+        if input.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&plan.input);
+        }
         let mut scales = self.scales.lock().unwrap_or_else(PoisonError::into_inner);
         scales.insert(index, converted.scales.len());
         drop(scales);
