@@ -4,7 +4,9 @@ use tessera_formats::ggml::GgmlType;
 use tessera_formats::gguf::TensorInfo;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::TileLayout;
-use tessera_formats::pack::manifest::{Accumulator, Carried, Granularity, Input, Linear, Segment};
+use tessera_formats::pack::manifest::{
+    Accumulator, Activation, Carried, Granularity, Input, Linear, Rounding, Segment,
+};
 use tessera_formats::pack::{Dtype, names};
 
 use super::linear::ConvertedLinear;
@@ -24,6 +26,7 @@ pub fn input(plan: &InputPlan, vector: bool) -> Input {
         rotation: plan.rotation.to_manifest(),
         vector: vector.then(|| names::vector(&plan.name)),
         equalization: if plan.norm.is_some() { "norm" } else { "none" }.to_owned(),
+        sign_trial: None,
     }
 }
 
@@ -102,10 +105,14 @@ fn without_results(
         input: input.name.clone(),
         granularity: plan.options.granularity,
         calibrator,
+        activation: Activation::default(),
+        rounding: Rounding::default(),
         scale: names::scale(&plan.name),
+        correction: None,
         segments: Vec::new(),
         relative_rms: 0.0,
         mean_clip: 0.0,
+        output_error: None,
         domain,
     }
 }

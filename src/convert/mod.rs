@@ -175,6 +175,7 @@ fn common_manifest(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::R
         },
         recipe: request.recipe.record(),
         seed: request.seed,
+        calibration: None,
         inputs: Vec::new(),
         linears: Vec::new(),
         carried: Vec::new(),

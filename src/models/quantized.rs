@@ -9,7 +9,9 @@ use tessera_formats::gguf::{Gguf, Metadata};
 use tessera_formats::npu::Target;
 use tessera_runtime::checkpoint::{Checkpoint, GgufCheckpoint};
 use tessera_runtime::linear::{Linear, LinearError};
-use tessera_runtime::simulator::{SimulatedInput, SimulatedLinear, Simulation, Weights};
+use tessera_runtime::simulator::{
+    ActivationScale, SimulatedInput, SimulatedLinear, Simulation, Weights,
+};
 
 use crate::convert::budget::Budget;
 use crate::convert::inputs::PreparedInput;
@@ -116,6 +118,8 @@ impl<'a> QuantizedCheckpoint<'a> {
             segments: converted.segments.iter().map(|segment| segment.columns.clone()).collect(),
             granularity: plan.options.granularity,
             scales: converted.scales,
+            activation: ActivationScale::Dynamic,
+            correction: None,
         };
         let (simulation, saturated) = (self.simulation, Arc::clone(&self.saturated));
         Ok(SimulatedLinear::new(
