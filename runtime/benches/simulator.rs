@@ -10,7 +10,9 @@ use tessera_formats::npu::{Engine, Scheme};
 use tessera_formats::pack::manifest::Granularity;
 use tessera_runtime::linear::{Activations, Linear};
 use tessera_runtime::rotation::Rotation;
-use tessera_runtime::simulator::{SimulatedInput, SimulatedLinear, Simulation, Weights};
+use tessera_runtime::simulator::{
+    ActivationScale, SimulatedInput, SimulatedLinear, Simulation, Weights,
+};
 
 /// A spread of bytes from a linear congruential generator; the kernels have no branches on data but
 /// for the spread of f16 values, which is that of numbers between 1 and 2.
@@ -40,6 +42,8 @@ fn linear(scheme: Scheme, n: usize, k: usize) -> Option<SimulatedLinear> {
         segments: vec![std::ops::Range { start: 0, end: k }],
         granularity: Granularity::Channel,
         scales: vec![0.01; n],
+        activation: ActivationScale::Dynamic,
+        correction: None,
     };
     let tiles = vec![tiles(scheme.engine(), n, k)];
     SimulatedLinear::new(weights, tiles, input, Simulation::default(), Arc::default()).ok()

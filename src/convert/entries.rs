@@ -4,18 +4,25 @@ use tessera_formats::ggml::GgmlType;
 use tessera_formats::gguf::TensorInfo;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::TileLayout;
-use tessera_formats::pack::manifest::{Accumulator, Carried, Granularity, Input, Linear, Segment};
+use tessera_formats::pack::manifest::{
+    Accumulator, Activation, Carried, Granularity, Input, Linear, Rounding, Segment,
+};
 use tessera_formats::pack::{Dtype, names};
+use tessera_runtime::simulator::ActivationScale;
 
 use super::linear::ConvertedLinear;
 use super::plan::{InputEqualization, InputPlan, LinearPlan};
 use crate::hash::hex;
+use crate::options::{ActivationScaling, ScaleType};
 
 /// A hexadecimal digest of zeros: as long as any.
 const NO_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// A number that takes as many characters in JSON as any can.
 const LONGEST_NUMBER: f64 = -1.234_567_890_123_456_7e-300;
+
+/// A number that takes as many characters in JSON as any f32 above zero can.
+const LONGEST_F32: f32 = 1.234_567_9e-30;
 
 /// Entry of an input.
 pub fn input(plan: &InputPlan, vector: bool) -> Input {
@@ -29,6 +36,7 @@ pub fn input(plan: &InputPlan, vector: bool) -> Input {
             InputEqualization::Observed => "observed",
         }
         .to_owned(),
+        sign_trial: None,
     }
 }
 
@@ -53,11 +61,30 @@ pub fn linear(
             accumulator: segment.bound.map(|bound| bound.certificate(plan.engine())),
         })
         .collect();
+    let described = without_results(plan, source, input, domain);
     Linear {
         relative_rms: converted.relative_rms,
         mean_clip: converted.mean_clip,
+        activation: activation(&converted.activation),
+        rounding: match converted.improvement {
+            Some(_) => Rounding::Gptq,
+            None => Rounding::Nearest,
+        },
+        correction: described.correction.filter(|_| converted.correction.is_some()),
+        output_error: converted.output_error,
         segments,
-        ..without_results(plan, source, input, domain)
+        ..described
+    }
+}
+
+/// How activations are scaled, as the manifest writes it.
+fn activation(scale: &ActivationScale) -> Activation {
+    match scale {
+        ActivationScale::Dynamic => Activation::default(),
+        ActivationScale::RmsClip(factor) => Activation::Dynamic { rms_clip: Some(*factor) },
+        ActivationScale::Static(threshold) => {
+            Activation::Static { threshold: threshold.clone() }
+        }
     }
 }
 
@@ -80,6 +107,12 @@ pub fn longest_linear(plan: &LinearPlan, source: &TensorInfo, input: &InputPlan)
     Linear {
         relative_rms: LONGEST_NUMBER,
         mean_clip: LONGEST_NUMBER,
+        activation: match plan.options.activation_scale {
+            ActivationScaling::Dynamic => Activation::default(),
+            _ => Activation::Static { threshold: vec![LONGEST_F32; plan.most_segments] },
+        },
+        rounding: Rounding::Gptq,
+        output_error: Some(LONGEST_NUMBER),
         segments,
         ..without_results(plan, source, input, u32::MAX)
     }
@@ -107,12 +140,29 @@ fn without_results(
         input: input.name.clone(),
         granularity: plan.options.granularity,
         calibrator,
+        activation: Activation::default(),
+        rounding: Rounding::default(),
         scale: names::scale(&plan.name),
+        correction: plan.options.bias_correction.then(|| names::correction(&plan.name)),
         segments: Vec::new(),
         relative_rms: 0.0,
         mean_clip: 0.0,
+        output_error: None,
         domain,
     }
+}
+
+/// Type of the tensor of a linear's scales.
+pub fn scale_type(plan: &LinearPlan) -> Dtype {
+    match plan.options.scale_type {
+        ScaleType::F32 => Dtype::F32,
+        ScaleType::Bf16 => Dtype::BF16,
+    }
+}
+
+/// Shape of the tensor of a linear's corrections.
+pub fn correction_shape(plan: &LinearPlan) -> Vec<u64> {
+    plan.experts.into_iter().chain([plan.n]).map(number).collect()
 }
 
 /// Entry of a carried tensor.

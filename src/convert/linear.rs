@@ -38,6 +38,8 @@ pub struct ConvertedLinear {
     pub activation: ActivationScale,
     /// Error of outputs on observed activations, squared, over that of plain rounding.
     pub improvement: Option<f64>,
+    /// Error of outputs on observed activations, relative to the outputs.
+    pub output_error: Option<f64>,
 }
 
 /// A segment as it stands in the pack.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use tessera_formats::gguf::Gguf;
-use tessera_formats::pack::manifest::{Manifest, Shard};
+use tessera_formats::pack::manifest::{Input, Manifest, Shard};
 use tessera_formats::pack::{self, PackError, names};
 
 use super::entries;
@@ -93,11 +93,18 @@ impl<'a> Division<'a> {
             header += entry_bytes(&names::tiles(&linear.name, segment, 2), 5);
         }
         let mut bytes = linear.tile_bytes() + length(scales);
+        if linear.options.bias_correction {
+            bytes += length(linear.matrices() * linear.n * size_of::<f32>());
+            header += small_entry_bytes(&names::correction(&linear.name), 2);
+        }
         let new_input = !self.placed.contains(&input);
         if new_input {
             let factor = input_plan.rotation.factor().map_or(0, <[f32]>::len);
             bytes += length((input_plan.k + factor) * size_of::<f32>());
-            header += escaped_length(&entries::input(input_plan, true))
+            header += escaped_length(&Input {
+                sign_trial: Some(u32::MAX),
+                ..entries::input(input_plan, true)
+            })
                 + small_entry_bytes(&names::vector(&input_plan.name), 1)
                 + small_entry_bytes(LONGEST_FACTOR, 2);
         }

@@ -98,6 +98,7 @@ fn difference(first: &Manifest, other: &Manifest) -> Option<&'static str> {
         ("model", first.model == other.model),
         ("recipe", first.recipe == other.recipe),
         ("seed", first.seed == other.seed),
+        ("calibration", first.calibration == other.calibration),
         ("memory", first.memory == other.memory),
         ("shard count", count(first) == count(other)),
     ]

@@ -13,7 +13,7 @@ pub const FORMAT: &str = "tessera-pack";
 pub const VERSION_MAJOR: u32 = 1;
 
 /// Minor version of the format: a reader refuses a newer one.
-pub const VERSION_MINOR: u32 = 0;
+pub const VERSION_MINOR: u32 = 1;
 
 /// Everything a reader needs beside the tensors. Each shard carries its own, with the linears,
 /// inputs and carried tensors that stand in that shard; all other fields but [`Manifest::shard`]
@@ -41,6 +41,10 @@ pub struct Manifest {
     pub recipe: serde_json::Value,
     /// Seed of every random choice.
     pub seed: u64,
+    /// What the scales and roundings were chosen on; absent where they were chosen from the weights
+    /// alone. A record. Since 1.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Linears' inputs in this shard.
     pub inputs: Vec<Input>,
     /// Linears in this shard.
@@ -60,10 +64,15 @@ pub struct Manifest {
 impl Manifest {
     /// The same manifest with every figure that conversion finds out written as wide as JSON can
     /// make it. Its header is at least as long as that of any result with the same names,
-    /// shapes and segments, so [`super::header_bytes`] of it is a safe reserve.
+    /// shapes, segments and optional fields, so [`super::header_bytes`] of it is a safe reserve.
+    ///
+    /// An optional figure is widened where it is present, whatever it is: a writer that will have
+    /// one puts any value there. Thresholds become as many as there are segments.
     pub fn widest(&self) -> Self {
         /// The longest text that a finite f64 has.
         const LONGEST: f64 = -2.225_073_858_507_201_4e-308;
+        /// As long a text as any f32 above zero has, and its sign.
+        const LONGEST_F32: f32 = -1.000_000_1e-6;
         let hash = || "0".repeat(64);
         let mut manifest = self.clone();
         for source in &mut manifest.sources {
@@ -73,6 +82,13 @@ impl Manifest {
         for linear in &mut manifest.linears {
             linear.relative_rms = LONGEST;
             linear.mean_clip = LONGEST;
+            linear.output_error = linear.output_error.map(|_| LONGEST);
+            match &mut linear.activation {
+                Activation::Dynamic { rms_clip } => *rms_clip = rms_clip.map(|_| LONGEST_F32),
+                Activation::Static { threshold } => {
+                    *threshold = vec![LONGEST_F32; linear.segments.len()];
+                }
+            }
             let integers = linear.scheme.engine() != Engine::F16;
             for segment in &mut linear.segments {
                 segment.sha256 = hash();
@@ -123,6 +139,32 @@ pub struct Model {
     pub hyperparameters: BTreeMap<String, serde_json::Value>,
 }
 
+/// What was observed to calibrate a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// SHA-256 of the statistics file, hexadecimal.
+    pub statistics_sha256: String,
+    /// The texts that the model was run over.
+    pub data: Vec<CalibrationData>,
+    /// Tokens of them that were run.
+    pub tokens: u64,
+    /// Tokens that the model saw at once.
+    pub context: u64,
+    /// Seed that chose them.
+    pub seed: u64,
+}
+
+/// A text that a model was calibrated on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationData {
+    /// What it is called, such as a file's name.
+    pub name: String,
+    /// SHA-256 of it, hexadecimal.
+    pub sha256: String,
+}
+
 /// One input that one or more linears read; it is rotated and quantized once for all of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,8 +177,12 @@ pub struct Input {
     /// equalization diagonal. Absent when every factor is 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector: Option<String>,
-    /// How the equalization diagonal was chosen: `none`, `norm`.
+    /// How the equalization diagonal was chosen: `none`, `norm`, `observed`.
     pub equalization: String,
+    /// Which of several vectors of signs was chosen, from 0 on; absent where there was one. A record.
+    /// Since 1.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_trial: Option<u32>,
 }
 
 /// The orthogonal matrix of an input: block-diagonal with equal blocks, each the Kronecker product
@@ -180,6 +226,56 @@ pub enum Granularity {
     Channel,
 }
 
+/// How a row of activations, rotated, gets the scale of its integers, in each segment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Activation {
+    /// From the row: `amax / qmax`, or `min(amax, rms_clip · rms) / qmax`.
+    Dynamic {
+        /// Largest magnitude that keeps its value, in units of the row's root mean square over the
+        /// segment's columns, padding excluded; absent where nothing is clipped.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rms_clip: Option<f32>,
+    },
+    /// The same for every row: `threshold / qmax`. Larger magnitudes saturate.
+    Static {
+        /// One for each segment.
+        threshold: Vec<f32>,
+    },
+}
+
+impl Activation {
+    /// Whether a row's largest magnitude alone decides: what the format's first version meant, and
+    /// what an absent field means.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Activation {
+    fn default() -> Self {
+        Activation::Dynamic { rms_clip: None }
+    }
+}
+
+/// How a weight became an integer, given its scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rounding {
+    /// The nearest.
+    #[default]
+    Nearest,
+    /// Column by column, each column's error made up for by those after it.
+    Gptq,
+}
+
+impl Rounding {
+    /// Whether it is the nearest, which an absent field means.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A weight matrix in NPU tiles, or E of them in one tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -207,10 +303,19 @@ pub struct Linear {
     pub granularity: Granularity,
     /// How the scales were chosen: `amax`, `mse`, `kl`, `percentile`, …
     pub calibrator: String,
-    /// Tensor of the scales, F32: `[segments, n]` per channel or `[1]` per tensor, with the number
-    /// of experts before it where there are experts: `[experts, segments, n]` or `[experts, 1]`.
-    /// For w16a16 they are powers of two.
+    /// How activations are scaled. Since 1.1.
+    #[serde(default, skip_serializing_if = "Activation::is_default")]
+    pub activation: Activation,
+    /// How weights were rounded. A record. Since 1.1.
+    #[serde(default, skip_serializing_if = "Rounding::is_default")]
+    pub rounding: Rounding,
+    /// Tensor of the scales, F32 or, since 1.1, BF16: `[segments, n]` per channel or `[1]` per
+    /// tensor, with the number of experts before it where there are experts:
+    /// `[experts, segments, n]` or `[experts, 1]`. For w16a16 they are powers of two.
     pub scale: String,
+    /// Tensor that is added to every row of outputs, F32 `[n]` or `[experts, n]`. Since 1.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<String>,
     /// Its ranges of K, ascending and contiguous from 0 to `k_padded`.
     pub segments: Vec<Segment>,
     /// Error of the integers against the rotated weights, over all rows:
@@ -218,6 +323,9 @@ pub struct Linear {
     pub relative_rms: f64,
     /// Mean over scales of clip threshold over largest magnitude; 1 means nothing is clipped.
     pub mean_clip: f64,
+    /// Error of the linear's outputs on calibration data, relative to their norm. Since 1.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_error: Option<f64>,
     /// IOMMU domain the tiles are meant for.
     pub domain: u32,
 }

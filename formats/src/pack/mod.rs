@@ -18,7 +18,7 @@ mod writer;
 pub use error::PackError;
 pub use header::{DATA_ALIGNMENT, LONGEST_HEADER, TensorEntry, header_bytes, tensor_bytes};
 pub use index::{index_path, shard_path, write_index};
-pub use reader::{PackReader, ShardFile, TensorInfo};
+pub use reader::{PackReader, ShardFile, TensorInfo, floats};
 /// Element type of a stored tensor.
 pub use safetensors::Dtype;
 pub use writer::{FinishedShard, SealedShard, ShardWriter};

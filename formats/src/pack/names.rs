@@ -27,6 +27,11 @@ pub fn scale(linear: &str) -> String {
     format!("{linear}.scale")
 }
 
+/// Correction of a linear's outputs.
+pub fn correction(linear: &str) -> String {
+    format!("{linear}.correction")
+}
+
 /// Vector that a row of an input is multiplied by before it is rotated.
 pub fn vector(input: &str) -> String {
     format!("{input}.rotation")

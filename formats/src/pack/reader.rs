@@ -265,19 +265,19 @@ impl PackReader {
         Ok(data)
     }
 
-    /// Reads an F32 tensor: scales, vectors, factors.
+    /// Reads an F32 tensor, or a BF16 one, widened: scales, vectors, factors, corrections.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, PackError> {
         let (tensor, shard) = self.find(name)?;
-        if tensor.dtype != Dtype::F32 {
+        let values = |bytes: &[u8]| floats(tensor.dtype, bytes);
+        if values(&[]).is_none() {
             return Err(PackError::Tensor {
                 path: shard.path.clone(),
                 tensor: name.to_owned(),
-                expected: Dtype::F32.to_string(),
+                expected: format!("{} or {}", Dtype::F32, Dtype::BF16),
                 found: tensor.dtype.to_string(),
             });
         }
-        let data = self.read_tensor(name, u64::MAX)?;
-        Ok(data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+        Ok(values(&self.read_tensor(name, u64::MAX)?).unwrap_or_default())
     }
 
     /// SHA-256 of a tensor's bytes, lower-case hexadecimal.
@@ -303,6 +303,18 @@ impl PackReader {
                 path: self.shards.first().map(|shard| shard.path.clone()).unwrap_or_default(),
                 tensor: name.to_owned(),
             })
+    }
+}
+
+/// The values of an F32 tensor, or of a BF16 one, widened; `None` of another type.
+pub fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    match dtype {
+        Dtype::F32 => Some(bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect()),
+        Dtype::BF16 => {
+            let halves = bytes.as_chunks().0.iter().map(|&x| u32::from(u16::from_le_bytes(x)));
+            Some(halves.map(|bits| f32::from_bits(bits << 16)).collect())
+        }
+        _ => None,
     }
 }
 

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use tessera_formats::escape::Escaped;
 use tessera_formats::ggml::GgmlType;
 use tessera_formats::gguf::{GgufError, LARGEST_HEADER, Metadata};
-use tessera_formats::pack::manifest::{self, Carried};
-use tessera_formats::pack::{PackError, PackReader, names};
+use tessera_formats::pack::manifest::{self, Activation, Carried};
+use tessera_formats::pack::{Dtype, PackError, PackReader, floats, names};
 use thiserror::Error;
 
 use super::Checkpoint;
@@ -18,7 +18,9 @@ use super::gguf::read_rows;
 use crate::linear::float::FloatLinear;
 use crate::linear::{Linear, LinearError};
 use crate::rotation::{Rotation, RotationError};
-use crate::simulator::{SimulatedInput, SimulatedLinear, Simulation, SimulatorError, Weights};
+use crate::simulator::{
+    ActivationScale, SimulatedInput, SimulatedLinear, Simulation, SimulatorError, Weights,
+};
 
 /// Why a pack cannot be used as a model.
 #[derive(Debug, Error)]
@@ -67,6 +69,16 @@ pub enum PackCheckpointError {
         /// The scale.
         scale: f32,
     },
+    /// A correction that is no number.
+    #[error("element {index} of `{}` is {value}, which is not finite", Escaped(tensor))]
+    Correction {
+        /// The tensor of corrections.
+        tensor: String,
+        /// Index of the element.
+        index: usize,
+        /// The element.
+        value: f32,
+    },
     /// A linear whose input the pack does not have.
     #[error("the pack has no input `{}`", Escaped(input))]
     Input {
@@ -86,9 +98,9 @@ pub enum PackCheckpointError {
 
 /// A pack, its linears computed as the NPU computes them, or with float activations.
 ///
-/// What is read whole is held against the manifest's SHA-256: tiles, scales, vectors, factors, the
-/// key-value section, carried matrices. Rows of carried tensors that [`Checkpoint::read_rows`]
-/// reads are not.
+/// What is read whole is held against the manifest's SHA-256: tiles, scales, corrections, vectors,
+/// factors, the key-value section, carried matrices. Rows of carried tensors that
+/// [`Checkpoint::read_rows`] reads are not.
 #[derive(Debug)]
 pub struct PackCheckpoint {
     pack: PackReader,
@@ -160,6 +172,10 @@ impl PackCheckpoint {
             let (tensor, scale) = (linear.scale.clone(), weights.scales[index]);
             return Err(PackCheckpointError::Scale { tensor, index, scale });
         }
+        weights.correction = match &linear.correction {
+            Some(tensor) => Some(self.correction(tensor)?),
+            None => None,
+        };
         let input = self.input(&linear.input)?;
         let saturated = Arc::clone(&self.saturated);
         SimulatedLinear::load(weights, input, self.simulation, saturated, |segment| {
@@ -199,6 +215,17 @@ impl PackCheckpoint {
                 Err(PackCheckpointError::Vector { tensor, index, value })
             }
             None => Ok(vector),
+        }
+    }
+
+    fn correction(&self, tensor: &str) -> Result<Vec<f32>, PackCheckpointError> {
+        let correction = read_f32(&self.pack, tensor)?;
+        match correction.iter().position(|value| !value.is_finite()) {
+            Some(index) => {
+                let (tensor, value) = (tensor.to_owned(), correction[index]);
+                Err(PackCheckpointError::Correction { tensor, index, value })
+            }
+            None => Ok(correction),
         }
     }
 
@@ -273,7 +300,7 @@ impl Checkpoint for PackCheckpoint {
         match self.pack.linear(name) {
             Some(linear) => {
                 let tensors = linear.segments.iter().map(|segment| &segment.tiles);
-                let stored = tensors.chain([&linear.scale]);
+                let stored = tensors.chain([&linear.scale]).chain(&linear.correction);
                 let bytes = stored.filter_map(|name| self.pack.tensor_info(name));
                 bytes.map(|tensor| tensor.bytes).fold(0, u64::saturating_add)
             }
@@ -314,7 +341,7 @@ impl Tiles<'_> {
     }
 }
 
-/// Shape and segments of a linear, without its scales.
+/// Shape, segments and activations of a linear, without its scales and its correction.
 fn describe(linear: &manifest::Linear) -> Result<Weights, PackCheckpointError> {
     let size = |x: u64| {
         usize::try_from(x).map_err(|_| PackCheckpointError::Size { name: linear.name.clone() })
@@ -336,6 +363,12 @@ fn describe(linear: &manifest::Linear) -> Result<Weights, PackCheckpointError> {
         segments,
         granularity: linear.granularity,
         scales: Vec::new(),
+        activation: match &linear.activation {
+            Activation::Dynamic { rms_clip: None } => ActivationScale::Dynamic,
+            Activation::Dynamic { rms_clip: Some(factor) } => ActivationScale::RmsClip(*factor),
+            Activation::Static { threshold } => ActivationScale::Static(threshold.clone()),
+        },
+        correction: None,
     })
 }
 
@@ -357,10 +390,11 @@ fn read_checked(
     Ok(bytes)
 }
 
-/// Reads an F32 tensor and holds it against its digest. The reader has checked its type.
+/// Reads an F32 or BF16 tensor and holds it against its digest. The reader has checked its type.
 fn read_f32(pack: &PackReader, tensor: &str) -> Result<Vec<f32>, PackCheckpointError> {
     let bytes = read_checked(pack, tensor, u64::MAX)?;
-    Ok(bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+    let dtype = pack.tensor_info(tensor).map_or(Dtype::F32, |info| info.dtype);
+    Ok(floats(dtype, &bytes).unwrap_or_default())
 }
 
 fn hex(digest: &[u8]) -> String {

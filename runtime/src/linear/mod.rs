@@ -7,7 +7,7 @@ mod error;
 pub mod float;
 pub mod gemm;
 pub mod ggml_rounding;
-mod shape;
+pub(crate) mod shape;
 
 pub use activations::Activations;
 pub use error::LinearError;

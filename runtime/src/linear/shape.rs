@@ -3,8 +3,8 @@
 use super::{Activations, LinearError};
 
 /// A linear's name and the shape of its weights, `[experts, n, k]`.
-#[derive(Clone)]
-pub(super) struct Shape {
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
     pub name: String,
     pub experts: Option<usize>,
     pub n: usize,
@@ -28,10 +28,11 @@ impl Shape {
         rows: &[usize],
         out: &[f32],
     ) -> Result<(), LinearError> {
-        if self.experts.is_none_or(|experts| expert >= experts)
-            || rows.iter().any(|&row| row >= x.rows())
-        {
+        if self.experts.is_none_or(|experts| expert >= experts) {
             return Err(LinearError::Expert { name: self.name.clone(), expert: Some(expert) });
+        }
+        if let Some(&row) = rows.iter().find(|&&row| row >= x.rows()) {
+            return Err(self.length("rows to choose from", x.rows(), row));
         }
         self.check_lengths(x, rows.len(), out)
     }
@@ -42,18 +43,16 @@ impl Shape {
         rows: usize,
         out: &[f32],
     ) -> Result<(), LinearError> {
-        let wrong = |what, expected, found| LinearError::Length {
-            name: self.name.clone(),
-            what,
-            expected,
-            found,
-        };
         if x.k() != self.k {
-            return Err(wrong("rows", self.k, x.k()));
+            return Err(self.length("rows", self.k, x.k()));
         }
-        if out.len() != rows * self.n {
-            return Err(wrong("outputs", rows * self.n, out.len()));
+        if rows.checked_mul(self.n) != Some(out.len()) {
+            return Err(self.length("outputs", rows.saturating_mul(self.n), out.len()));
         }
         Ok(())
+    }
+
+    fn length(&self, what: &'static str, expected: usize, found: usize) -> LinearError {
+        LinearError::Length { name: self.name.clone(), what, expected, found }
     }
 }

@@ -156,6 +156,19 @@ fn squared_norm_on(isa: Isa, row: &[f32]) -> f64 {
     row.chunks(CHUNK).fold(0.0, |sum, chunk| sum + fold(isa.squares(chunk)))
 }
 
+/// The lesser of a row's amax and `factor` times its root mean square, the latter rounded to f32:
+/// the largest magnitude that keeps its value where a row is clipped by its rms.
+///
+/// The amax where that product is zero: of an empty row, and where all squares vanish.
+pub fn clip_by_rms(row: &[f32], factor: f32) -> f32 {
+    let amax = amax(row);
+    let rms = (squared_norm(row) / row.len() as f64).sqrt();
+    #[expect(clippy::cast_possible_truncation, reason = "rounded on purpose")]
+    let clip = (f64::from(factor) * rms) as f32;
+    // Of an empty row it is no number.
+    if clip > 0.0 { clip.min(amax) } else { amax }
+}
+
 /// The symmetric scale whose largest integer stands for `clip`: `clip / qmax`.
 ///
 /// 1.0 where `clip` is 0 (an all-zero row), and at least [`MIN_SCALE`], so that the reciprocal is

@@ -1,8 +1,9 @@
 //! Rows of activations to the operands of an engine.
 //!
 //! A row x becomes x' = R·(v ⊙ x), zeros up to the end of the last segment, and in each segment
-//! integers of its own scale: `scale = amax/qmax`, `q = clamp(round_half_even(x'·f32(1/scale)))`, as
-//! [`quantize`](crate::quantize) has it. A segment of zeros has zeros.
+//! integers of its own scale: `q = clamp(round_half_even(x'·f32(1/scale)))`, as
+//! [`quantize`](crate::quantize) has it, with the scale that [`ActivationScale`] says. A segment of
+//! zeros has zeros.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,33 @@ use super::halves::{self, PRODUCTS};
 use crate::linear::{Activations, LinearError};
 use crate::quantize;
 use crate::rotation::Rotation;
+
+/// How the scale of a row's integers is chosen, in each segment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ActivationScale {
+    /// `amax / qmax`: nothing is clipped.
+    #[default]
+    Dynamic,
+    /// `min(amax, c·rms) / qmax`, rms the root mean square of the row over the segment's columns,
+    /// padding excluded ([`quantize::clip_by_rms`]). Larger magnitudes saturate.
+    RmsClip(f32),
+    /// `threshold / qmax` for every row, one threshold for each segment. Larger magnitudes saturate.
+    Static(Vec<f32>),
+}
+
+impl ActivationScale {
+    /// Largest magnitude that keeps its value, of some columns of a row, those of a segment.
+    fn threshold(&self, segment: usize, values: &[f32]) -> f32 {
+        match self {
+            ActivationScale::Dynamic => quantize::amax(values),
+            ActivationScale::RmsClip(factor) => quantize::clip_by_rms(values, *factor),
+            // Present: they were counted when the linear was made.
+            ActivationScale::Static(thresholds) => {
+                thresholds.get(segment).copied().unwrap_or_else(|| quantize::amax(values))
+            }
+        }
+    }
+}
 
 /// Base of the two digits of a w4a8 activation, `a = base·high + low`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -100,23 +128,29 @@ impl SimulatedInput {
         self.vector.as_deref()
     }
 
-    /// The plan of that scheme and those segments: one for all linears of this input that ask.
+    /// The plan of that scheme, those scales and those segments: one for all linears of this input
+    /// that ask.
     pub(super) fn plan(
         &self,
         scheme: Scheme,
         digits: Digits,
+        activation: &ActivationScale,
         segments: &[Range<usize>],
     ) -> Arc<Plan> {
         // Only w4a8 has digits.
         let digits = if scheme == Scheme::W4A8 { digits } else { Digits::default() };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |plan: &&Arc<Plan>| {
-            plan.scheme == scheme && plan.digits == digits && plan.segments == segments
+            plan.scheme == scheme
+                && plan.digits == digits
+                && plan.activation == *activation
+                && plan.segments == segments
         };
         if let Some(plan) = plans.iter().find(same) {
             return Arc::clone(plan);
         }
-        let plan = Arc::new(Plan { scheme, digits, segments: segments.to_vec() });
+        let activation = activation.clone();
+        let plan = Arc::new(Plan { scheme, digits, activation, segments: segments.to_vec() });
         plans.push(Arc::clone(&plan));
         plan
     }
@@ -127,6 +161,7 @@ impl SimulatedInput {
 pub(super) struct Plan {
     scheme: Scheme,
     digits: Digits,
+    activation: ActivationScale,
     segments: Vec<Range<usize>>,
 }
 
@@ -297,9 +332,9 @@ fn present<'a>(row: &'a [f32], segment: &Range<usize>) -> &'a [f32] {
 
 fn integers_of_row(row: &[f32], plan: &Plan, scales: &mut [f32], planes: &mut [i8]) {
     let (first, second) = planes.split_at_mut(plan.k());
-    for (segment, scale) in plan.segments.iter().zip(scales) {
+    for (index, (segment, scale)) in plan.segments.iter().zip(scales).enumerate() {
         let values = present(row, segment);
-        *scale = quantize::scale_of(quantize::amax(values), plan.qmax());
+        *scale = quantize::scale_of(plan.activation.threshold(index, values), plan.qmax());
         let integers = &mut first[segment.start..][..values.len()];
         quantize::quantize_row(values, *scale, plan.qmax(), integers);
     }

@@ -78,4 +78,39 @@ pub enum SimulatorError {
         /// The scale.
         scale: f32,
     },
+    /// Activation scales for a scheme whose activations are no integers.
+    #[error("its activations are floats, and have no scale to choose")]
+    FloatActivations,
+    /// Activation thresholds that are not as many as segments.
+    #[error("it has {found} activation thresholds, expected one for each of {expected} segments")]
+    Thresholds {
+        /// Segments.
+        expected: usize,
+        /// Thresholds given.
+        found: usize,
+    },
+    /// A clip or a threshold of activations that is no positive number.
+    #[error("its activation {what} is {value}, which is not finite and above zero")]
+    Activation {
+        /// `clip` or `threshold`.
+        what: &'static str,
+        /// The number.
+        value: f32,
+    },
+    /// More or fewer corrections than outputs.
+    #[error("it has {found} corrections, expected {expected}")]
+    Corrections {
+        /// Outputs of all matrices.
+        expected: usize,
+        /// Corrections given.
+        found: usize,
+    },
+    /// A correction that is no number.
+    #[error("its correction {index} is {value}, which is not finite")]
+    Correction {
+        /// Index in the tensor of corrections.
+        index: usize,
+        /// The correction.
+        value: f32,
+    },
 }

@@ -4,19 +4,19 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use half::f16;
 use rayon::prelude::*;
-use tessera_formats::npu::tiles::TILE_K;
-use tessera_formats::npu::{Engine, Scheme};
-use tessera_formats::pack::manifest::Granularity;
+use tessera_formats::npu::Engine;
 
 use super::activation::{Operands, Plan, QuantizedRows, RotatedRows, SimulatedInput};
+use super::description::Weights;
 use super::gemm::{self, GROUP, Isa, QUAD, ROWS, Sums};
-use super::halves::{self, Column, HalfRows};
+use super::halves::{self, Column};
 use super::rescale::Rescale;
-use super::weights::{LONGEST_SEGMENT, Scratch, SegmentWeights, Shape};
+use super::rows::{HalfBlocks, Rows};
+use super::weights::{Scratch, SegmentWeights};
 use super::{Arithmetic, Simulation, SimulatorError};
 use crate::linear::gemm::{self as float, Matrix};
+use crate::linear::shape::Shape;
 use crate::linear::{Activations, Linear, LinearError};
 
 /// Columns whose weights are widened, or fetched into the cache, at a time.
@@ -31,118 +31,18 @@ const FLOAT_ROWS: usize = 192;
 /// Products below which threads cost more than they save.
 const SERIAL_PRODUCTS: usize = 1 << 16;
 
-/// Shape and scales of a linear, as the manifest of a pack describes them.
-#[derive(Clone, Debug)]
-pub struct Weights {
-    /// Name, for errors.
-    pub name: String,
-    /// Bits of weights and activations.
-    pub scheme: Scheme,
-    /// Output channels of a matrix.
-    pub n: usize,
-    /// Input channels of a matrix.
-    pub k: usize,
-    /// Number of matrices; `None` for a plain linear.
-    pub experts: Option<usize>,
-    /// Columns of each segment: contiguous from 0, whole tiles.
-    pub segments: Vec<Range<usize>>,
-    /// Which weights share a scale.
-    pub granularity: Granularity,
-    /// `[experts, segments, n]` per channel, `[experts, 1]` per tensor.
-    pub scales: Vec<f32>,
-}
-
-impl Weights {
-    fn shape(&self) -> Shape {
-        let matrices = self.experts.unwrap_or(1);
-        Shape { engine: self.scheme.engine(), matrices, n: self.n }
-    }
-
-    /// Checks shape and scales, before anything is read.
-    fn check(&self, input: &SimulatedInput) -> Result<(), SimulatorError> {
-        let rotation = input.rotation();
-        let vector = input.vector().map_or(rotation.k(), <[f32]>::len);
-        for (what, found) in [("rows", rotation.k()), ("a vector", vector)] {
-            if found != self.k {
-                return Err(SimulatorError::Input { what, expected: self.k, found });
-            }
-        }
-        let mut expected = 0;
-        for &Range { start, end } in &self.segments {
-            let length = end.saturating_sub(start);
-            if start != expected
-                || length == 0
-                || length > LONGEST_SEGMENT
-                || !length.is_multiple_of(TILE_K)
-            {
-                return Err(SimulatorError::Segment { start, end, expected });
-            }
-            self.shape().layout(length)?;
-            expected = end;
-        }
-        if expected < rotation.size() {
-            let (found, expected) = (expected, rotation.size());
-            return Err(SimulatorError::Columns { expected, found });
-        }
-        if self.experts == Some(0) {
-            return Err(SimulatorError::Size { experts: 0, n: self.n, k: self.k });
-        }
-        self.check_scales()
-    }
-
-    fn check_scales(&self) -> Result<(), SimulatorError> {
-        let Shape { matrices, n, .. } = self.shape();
-        let expected = match self.granularity {
-            Granularity::Tensor => matrices,
-            // Fewer than the weights, whose number was checked.
-            Granularity::Channel => matrices.saturating_mul(self.segments.len()).saturating_mul(n),
-        };
-        let found = self.scales.len();
-        if found != expected {
-            return Err(SimulatorError::Scales { expected, found });
-        }
-        let wrong = |scale: &f32| !(scale.is_finite() && *scale > 0.0);
-        match self.scales.iter().position(wrong) {
-            Some(index) => Err(SimulatorError::Scale { index, scale: self.scales[index] }),
-            None => Ok(()),
-        }
-    }
-
-    /// Scales of every group, `[experts, segments, groups]`, whatever the granularity.
-    fn group_scales(&self) -> Vec<[f32; GROUP]> {
-        let shape = self.shape();
-        let rows = shape.matrices * self.segments.len();
-        let mut scales = Vec::with_capacity(rows * shape.groups());
-        for row in 0..rows {
-            for group in 0..shape.groups() {
-                let matrix = row / self.segments.len();
-                scales.push(std::array::from_fn(|lane| match self.granularity {
-                    Granularity::Tensor => self.scales[matrix],
-                    Granularity::Channel => {
-                        // Channels of padding have no scale, and no result.
-                        let n = (group * GROUP + lane).min(self.n - 1);
-                        self.scales[row * self.n + n]
-                    }
-                }));
-            }
-        }
-        scales
-    }
-}
-
 /// A linear, or expert linears, of a pack's tiles, applied as the NPU would.
 #[derive(Debug)]
 pub struct SimulatedLinear {
-    name: String,
+    shape: Shape,
     simulation: Simulation,
     engine: Engine,
-    n: usize,
-    k: usize,
-    experts: Option<usize>,
     groups: usize,
     segments: Vec<SegmentWeights>,
     /// `[experts, segments, groups]`.
     scales: Vec<[f32; GROUP]>,
+    /// `[experts, n]`.
+    correction: Option<Vec<f32>>,
     input: Arc<SimulatedInput>,
     plan: Arc<Plan>,
     saturated: Arc<AtomicU64>,
@@ -220,21 +120,21 @@ impl SimulatedLinear {
         for (index, columns) in weights.segments.iter().enumerate() {
             segments.push(SegmentWeights::read(shape, columns.clone(), open(index))?);
         }
-        let plan = input.plan(weights.scheme, simulation.digits, &weights.segments);
+        let plan =
+            input.plan(weights.scheme, simulation.digits, &weights.activation, &weights.segments);
+        let Weights { experts, n, k, .. } = weights;
         Ok(SimulatedLinear {
             simulation,
             engine: shape.engine,
-            n: weights.n,
-            k: weights.k,
-            experts: weights.experts,
             groups: shape.groups(),
             segments,
             scales: weights.group_scales(),
+            shape: Shape { name: weights.name, experts, n, k },
+            correction: weights.correction,
             input,
             plan,
             saturated,
             isa: Isa::detect(),
-            name: weights.name,
         })
     }
 
@@ -244,7 +144,7 @@ impl SimulatedLinear {
         self.saturated.load(Ordering::Relaxed)
     }
 
-    /// Applies one matrix to some rows of `x`.
+    /// Applies one matrix to some rows of `x`, which are there, as are their outputs.
     fn run(
         &self,
         matrix: usize,
@@ -252,27 +152,13 @@ impl SimulatedLinear {
         rows: Rows<'_>,
         out: &mut [f32],
     ) -> Result<(), LinearError> {
-        let length = |what, expected, found| {
-            Err(LinearError::Length { name: self.name.clone(), what, expected, found })
-        };
-        if x.k() != self.k {
-            return length("rows", self.k, x.k());
-        }
-        if let Rows::Some(rows) = rows
-            && let Some(&row) = rows.iter().find(|&&row| row >= x.rows())
-        {
-            return length("rows to choose from", x.rows(), row);
-        }
-        let m = rows.len();
-        if m.checked_mul(self.n) != Some(out.len()) {
-            return length("outputs", m.saturating_mul(self.n), out.len());
-        }
-        if m == 0 {
+        if rows.len() == 0 {
             return Ok(());
         }
+        let name = &self.shape.name;
         match self.simulation.arithmetic {
             Arithmetic::Integer => {
-                let quantized = QuantizedRows::of(&self.name, &self.input, &self.plan, x)?;
+                let quantized = QuantizedRows::of(name, &self.input, &self.plan, x)?;
                 match &quantized.operands {
                     Operands::Integers(values) => {
                         self.integers(matrix, values, &quantized.scales, rows, out);
@@ -284,7 +170,7 @@ impl SimulatedLinear {
                 }
             }
             Arithmetic::FloatActivations => {
-                let rotated = RotatedRows::of(&self.name, &self.input, x)?;
+                let rotated = RotatedRows::of(name, &self.input, x)?;
                 self.floats(matrix, &rotated.values, rows, out);
             }
         }
@@ -338,6 +224,7 @@ impl SimulatedLinear {
                     overflows += u64::from(rescale.apply(self.isa, sums, out));
                 }
             }
+            self.correct(matrix, group, &mut out);
             if overflows > 0 {
                 self.saturated.fetch_add(overflows, Ordering::Relaxed);
             }
@@ -405,6 +292,7 @@ impl SimulatedLinear {
                     }
                 }
             }
+            self.correct(matrix, group, &mut out);
         };
         self.for_each_task(rows.len(), ROWS, TASK_BLOCKS, out, work);
     }
@@ -442,8 +330,19 @@ impl SimulatedLinear {
             for (out, sums) in out.iter_mut().zip(sums) {
                 out.copy_from_slice(&sums[..out.len()]);
             }
+            self.correct(matrix, group, &mut out);
         };
         self.for_each_task(rows.len(), FLOAT_ROWS, 1, out, work);
+    }
+
+    /// Adds the correction of a group's channels to rows of them.
+    fn correct(&self, matrix: usize, group: usize, out: &mut [&mut [f32]]) {
+        let Some(correction) = &self.correction else { return };
+        let n = self.shape.n;
+        let channels = &correction[matrix * n..(matrix + 1) * n][group * GROUP..];
+        for row in out {
+            row.iter_mut().zip(channels).for_each(|(out, correction)| *out += correction);
+        }
     }
 
     /// Index of a group's scales.
@@ -461,7 +360,7 @@ impl SimulatedLinear {
         out: &mut [f32],
         work: impl Fn(Task<'_>, &mut S) + Sync + Send,
     ) {
-        let products = m.saturating_mul(self.n).saturating_mul(self.plan.k());
+        let products = m.saturating_mul(self.shape.n).saturating_mul(self.plan.k());
         let serial = products < SERIAL_PRODUCTS;
         let blocks = m.div_ceil(per_block);
         // Several tasks for each thread, so that none waits long for another.
@@ -469,7 +368,7 @@ impl SimulatedLinear {
         let splits = blocks.div_ceil(most).max(wanted.div_ceil(self.groups)).min(blocks);
         let rows = blocks.div_ceil(splits) * per_block;
         let mut tasks: Vec<Task<'_>> = Vec::with_capacity(splits * self.groups);
-        for (split, out) in out.chunks_mut(rows * self.n).enumerate() {
+        for (split, out) in out.chunks_mut(rows * self.shape.n).enumerate() {
             let first = tasks.len();
             let rows = split * rows..(split * rows + rows).min(m);
             tasks.extend((0..self.groups).map(|group| Task {
@@ -477,7 +376,7 @@ impl SimulatedLinear {
                 rows: rows.clone(),
                 out: Vec::with_capacity(rows.len()),
             }));
-            for row in out.chunks_exact_mut(self.n) {
+            for row in out.chunks_exact_mut(self.shape.n) {
                 for (task, out) in tasks[first..].iter_mut().zip(row.chunks_mut(GROUP)) {
                     task.out.push(out);
                 }
@@ -513,97 +412,21 @@ struct FloatScratch {
     weights: Scratch,
 }
 
-/// Which rows of the activations are multiplied.
-#[derive(Clone, Copy)]
-enum Rows<'a> {
-    /// So many, all there are.
-    All(usize),
-    /// These.
-    Some(&'a [usize]),
-}
-
-impl Rows<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Rows::All(count) => *count,
-            Rows::Some(rows) => rows.len(),
-        }
-    }
-
-    /// The row at a position.
-    fn get(&self, index: usize) -> usize {
-        match self {
-            Rows::All(_) => index,
-            Rows::Some(rows) => rows[index],
-        }
-    }
-}
-
-/// Rows for the float engine in blocks of [`ROWS`]: values `[K][rows]` and spans `[K/32][rows]`.
-struct HalfBlocks {
-    values: Vec<f64>,
-    spans: Vec<u8>,
-    k: usize,
-}
-
-impl HalfBlocks {
-    fn new(isa: Isa, values: &[f16], spans: &[u8], k: usize, rows: Rows<'_>) -> Self {
-        let parts = k / halves::PRODUCTS;
-        let mut blocks =
-            HalfBlocks { values: vec![0.0; rows.len() * k], spans: vec![0; rows.len() * parts], k };
-        let pack =
-            |buffer: &mut Vec<f32>,
-             (block, (block_values, block_spans)): (usize, (&mut [f64], &mut [u8]))| {
-                let count = block_values.len() / k;
-                for index in 0..count {
-                    let row = rows.get(block * ROWS + index);
-                    let places = block_values.iter_mut().skip(index).step_by(count);
-                    buffer.resize(k, 0.0);
-                    halves::widen(isa, &values[row * k..][..k], buffer);
-                    places.zip(&*buffer).for_each(|(place, &value)| *place = value.into());
-                    let source = &spans[row * parts..][..parts];
-                    let places = block_spans.iter_mut().skip(index).step_by(count);
-                    places.zip(source).for_each(|(place, span)| *place = *span);
-                }
-            };
-        if rows.len() <= ROWS {
-            pack(&mut Vec::new(), (0, (&mut blocks.values, &mut blocks.spans)));
-        } else {
-            let values = blocks.values.par_chunks_mut(ROWS * k);
-            let spans = blocks.spans.par_chunks_mut(ROWS * parts);
-            values.zip(spans).enumerate().for_each_init(Vec::new, pack);
-        }
-        blocks
-    }
-
-    /// Columns of the block of `count` rows that begins at row `first`.
-    fn columns(&self, first: usize, count: usize, columns: &Range<usize>) -> HalfRows<'_> {
-        let part = columns.start / halves::PRODUCTS..columns.end / halves::PRODUCTS;
-        let parts = self.k / halves::PRODUCTS;
-        HalfRows {
-            values: &self.values[first * self.k + columns.start * count..][..columns.len() * count],
-            spans: &self.spans[first * parts + part.start * count..][..part.len() * count],
-        }
-    }
-}
-
 impl Linear for SimulatedLinear {
     fn experts(&self) -> Option<usize> {
-        self.experts
+        self.shape.experts
     }
 
     fn n(&self) -> usize {
-        self.n
+        self.shape.n
     }
 
     fn k(&self) -> usize {
-        self.k
+        self.shape.k
     }
 
     fn apply(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<(), LinearError> {
-        if self.experts.is_some() {
-            return Err(LinearError::Expert { name: self.name.clone(), expert: None });
-        }
+        self.shape.check_plain(x, out)?;
         self.run(0, x, Rows::All(x.rows()), out)
     }
 
@@ -614,9 +437,7 @@ impl Linear for SimulatedLinear {
         rows: &[usize],
         out: &mut [f32],
     ) -> Result<(), LinearError> {
-        if self.experts.is_none_or(|experts| expert >= experts) {
-            return Err(LinearError::Expert { name: self.name.clone(), expert: Some(expert) });
-        }
+        self.shape.check_expert(expert, x, rows, out)?;
         self.run(expert, x, Rows::Some(rows), out)
     }
 }

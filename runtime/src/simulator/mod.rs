@@ -6,22 +6,27 @@
 //! as on a board: rows are rotated and quantized before, results are scaled and added after,
 //!
 //! ```text
-//! out[m, n] = Σ_s (f32(C_s[m, n])·s_a[m, s])·s_w[s, n]        segments s ascending, in f32
+//! out[m, n] = Σ_s (f32(C_s[m, n])·s_a[m, s])·s_w[s, n] + c[n]    segments s ascending, in f32
 //! ```
+//!
+//! where c, which few linears have, corrects the mean of what rounding did to outputs,
 //!
 //! so that every bit depends on the weights and the row alone, not on threads or instruction sets.
 
 mod activation;
+mod description;
 mod error;
 mod gemm;
 mod halves;
 mod linear;
 mod rescale;
+mod rows;
 mod weights;
 
-pub use activation::{Digits, SimulatedInput};
+pub use activation::{ActivationScale, Digits, SimulatedInput};
+pub use description::Weights;
 pub use error::SimulatorError;
-pub use linear::{SimulatedLinear, Weights};
+pub use linear::SimulatedLinear;
 pub use rescale::Overflow;
 
 /// What is rounded.

@@ -3,28 +3,25 @@
 //! Everything is checked from the header alone. Writer and reader run the same checks, so nothing
 //! is written that would not be read.
 
+mod item;
+mod linear;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt::{Debug, Display};
 use std::path::Path;
 
 use safetensors::Dtype;
 
 use super::error::PackError;
 use super::header::{DATA_ALIGNMENT, TensorEntry, check_version};
-use super::manifest::{
-    Accumulator, Carried, Factor, Granularity, Input, Linear, Manifest, Rotation, Segment,
-};
+use super::manifest::{Calibration, Carried, Factor, Input, Manifest, Rotation};
 use super::names;
 use crate::escape::Escaped;
 use crate::ggml::GgmlType;
-use crate::npu::tiles::{TILE_BYTES, TileLayout};
-use crate::npu::{Engine, Target};
+use crate::npu::Target;
 
-/// Alignment of tile tensors in the file: one tile.
-const TILE_ALIGNMENT: u64 = TILE_BYTES as u64;
-
-/// Greatest N, K or expert count: sizes are `i32` in the NPU's interfaces.
-const GREATEST_DIM: u64 = i32::MAX as u64;
+pub(super) use item::Item;
+use item::Named;
+pub(super) use linear::tiles_shape;
 
 /// Address space of an IOMMU domain, in bytes.
 const DOMAIN_SPACE: u64 = 1 << 32;
@@ -49,6 +46,9 @@ pub(super) fn shard(
         item.check("source file", plain, &source.file, || "a file name without folders".into())?;
         hash(item, &source.sha256)?;
     }
+    if let Some(calibration) = &manifest.calibration {
+        self::calibration(item, calibration)?;
+    }
     if let Some(shard) = manifest.shard {
         let known = shard.index >= 1
             && shard.index <= shard.count
@@ -62,11 +62,14 @@ pub(super) fn shard(
     for tensor in tensors {
         named.tensors.insert(&tensor.name, tensor);
     }
+    if manifest.version[1] == 0 {
+        first_version(item, manifest, &named)?;
+    }
     for entry in &manifest.inputs {
         input(&mut named, entry)?;
     }
     for entry in &manifest.linears {
-        linear(&mut named, &manifest.target, entry)?;
+        linear::linear(&mut named, &manifest.target, entry)?;
     }
     for entry in &manifest.carried {
         carried(&mut named, entry)?;
@@ -117,6 +120,37 @@ fn digests(item: Item<'_>, manifest: &Manifest, tensors: &[TensorEntry]) -> Resu
         ));
     }
     manifest.digests.values().try_for_each(|digest| hash(item, digest))
+}
+
+/// A manifest of version 1.0 has nothing that came with 1.1: a reader of 1.0 would refuse it.
+fn first_version(item: Item<'_>, manifest: &Manifest, named: &Named<'_>) -> Result<(), PackError> {
+    let Manifest { linears, inputs, calibration, .. } = manifest;
+    let bf16 = |name: &str| named.tensors.get(name).is_some_and(|t| t.dtype == Dtype::BF16);
+    let found = [
+        ("`calibration`", calibration.is_some()),
+        ("`sign_trial`", inputs.iter().any(|input| input.sign_trial.is_some())),
+        ("`activation`", linears.iter().any(|linear| !linear.activation.is_default())),
+        ("`rounding`", linears.iter().any(|linear| !linear.rounding.is_default())),
+        ("`correction`", linears.iter().any(|linear| linear.correction.is_some())),
+        ("`output_error`", linears.iter().any(|linear| linear.output_error.is_some())),
+        ("a BF16 scale", linears.iter().any(|linear| bf16(&linear.scale))),
+    ];
+    match found.into_iter().find(|(_, present)| *present) {
+        Some((what, _)) => {
+            let found = format!("1.0, with {what}");
+            Err(item.field("version", found, "1.1 or later".to_owned()))
+        }
+        None => Ok(()),
+    }
+}
+
+fn calibration(item: Item<'_>, calibration: &Calibration) -> Result<(), PackError> {
+    hash(item, &calibration.statistics_sha256)?;
+    for data in &calibration.data {
+        item.check("calibration data", !data.name.is_empty(), "empty", || "a name".into())?;
+        hash(item, &data.sha256)?;
+    }
+    Ok(())
 }
 
 /// A target's limits must be those of a chip that is known, or narrower.
@@ -178,109 +212,6 @@ fn input(named: &mut Named<'_>, input: &Input) -> Result<(), PackError> {
     Ok(())
 }
 
-fn linear(named: &mut Named<'_>, target: &Target, linear: &Linear) -> Result<(), PackError> {
-    let item = Item { path: named.path, name: &linear.name };
-    name(item)?;
-    let engine = linear.scheme.engine();
-    for (field, dim) in [("n", linear.n), ("k", linear.k), ("experts", linear.experts.unwrap_or(1))]
-    {
-        item.dim(field, dim)?;
-    }
-    let tile_n = u64::try_from(engine.tile_n()).unwrap_or(u64::MAX);
-    let n_padded = linear.n.checked_next_multiple_of(tile_n).unwrap_or(u64::MAX);
-    item.equal("n_padded", linear.n_padded, n_padded)?;
-    item.dim("n_padded", linear.n_padded)?;
-    item.dim("k_padded", linear.k_padded)?;
-    item.check("k_padded", linear.k_padded >= linear.k, linear.k_padded, || {
-        format!("at least k, {}", linear.k)
-    })?;
-    item.check("domain", linear.domain < target.domains, linear.domain, || {
-        format!("below {}", target.domains)
-    })?;
-    for (field, value) in [("relative_rms", linear.relative_rms), ("mean_clip", linear.mean_clip)] {
-        item.check(field, value.is_finite() && value >= 0.0, value, || "finite and ≥ 0".into())?;
-    }
-
-    let mut end = 0u64;
-    for (index, segment) in linear.segments.iter().enumerate() {
-        item.equal("segment start", segment.start, end)?;
-        self::segment(item, target, engine, segment)?;
-        let tiles = names::tiles(&linear.name, index, linear.segments.len());
-        item.equal("segment tiles", &segment.tiles, &tiles)?;
-        let (dtype, shape) = tiles_shape(named.path, linear, segment.length)?;
-        named.take(&segment.tiles, dtype, &shape, TILE_ALIGNMENT)?;
-        end = end
-            .checked_add(segment.length)
-            .ok_or_else(|| PackError::overflow(named.path, &linear.name))?;
-    }
-    item.equal("sum of segments", end, linear.k_padded)?;
-
-    item.equal("scale", &linear.scale, &names::scale(&linear.name))?;
-    let segments = u64::try_from(linear.segments.len()).unwrap_or(u64::MAX);
-    let mut shape: Vec<u64> = linear.experts.into_iter().collect();
-    match linear.granularity {
-        Granularity::Tensor => shape.push(1),
-        Granularity::Channel => shape.extend([segments, linear.n]),
-    }
-    named.take(&linear.scale, Dtype::F32, &shape, 4)
-}
-
-fn segment(
-    item: Item<'_>,
-    target: &Target,
-    engine: Engine,
-    segment: &Segment,
-) -> Result<(), PackError> {
-    let longest = u64::try_from(target.longest_segment(engine)).unwrap_or(u64::MAX);
-    let k_align = u64::from(target.k_align);
-    let fits = (1..=longest).contains(&segment.length) && segment.length.is_multiple_of(k_align);
-    item.check("segment length", fits, segment.length, || {
-        format!("a multiple of {k_align}, at most {longest}")
-    })?;
-    hash(item, &segment.sha256)?;
-    let range = match engine {
-        Engine::F16 => None,
-        Engine::I8 => Some((i64::from(i32::MIN), i64::from(i32::MAX))),
-        Engine::I4 => Some((i64::from(i16::MIN), i64::from(i16::MAX))),
-    };
-    item.equal("accumulator present", segment.accumulator.is_some(), range.is_some())?;
-    let (Some(Accumulator { min, max, certified, norm }), Some((least, greatest))) =
-        (&segment.accumulator, range)
-    else {
-        return Ok(());
-    };
-    item.check("accumulator min", *min <= 0, min, || "at most 0".into())?;
-    item.check("accumulator max", *max >= 0, max, || "at least 0".into())?;
-    item.equal("accumulator certified", *certified, *min >= least && *max <= greatest)?;
-    item.check("accumulator norm", norm.is_finite() && *norm >= 0.0, norm, || {
-        "finite and ≥ 0".into()
-    })
-}
-
-/// Type and shape of tiles of `length` columns.
-pub(super) fn tiles_shape(
-    path: &Path,
-    linear: &Linear,
-    length: u64,
-) -> Result<(Dtype, Vec<u64>), PackError> {
-    let overflow = || PackError::overflow(path, &linear.name);
-    let engine = linear.scheme.engine();
-    let dtype = match engine {
-        Engine::F16 => Dtype::F16,
-        Engine::I8 => Dtype::I8,
-        Engine::I4 => Dtype::U8,
-    };
-    let (Ok(n), Ok(k)) = (usize::try_from(linear.n_padded), usize::try_from(length)) else {
-        return Err(overflow());
-    };
-    let tiles = TileLayout::new(engine, n, k).map_err(|_| overflow())?.shape();
-    let mut shape: Vec<u64> = linear.experts.into_iter().collect();
-    for dim in tiles {
-        shape.push(u64::try_from(dim).map_err(|_| overflow())?);
-    }
-    Ok((dtype, shape))
-}
-
 fn carried(named: &mut Named<'_>, carried: &Carried) -> Result<(), PackError> {
     let item = Item { path: named.path, name: &carried.name };
     name(item)?;
@@ -315,93 +246,4 @@ fn hash(item: Item<'_>, sha256: &str) -> Result<(), PackError> {
     let hexadecimal =
         sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     item.check("sha256", hexadecimal, sha256, || "64 lower-case hexadecimal digits".into())
-}
-
-/// The tensors of a shard that no entry of the manifest has named yet.
-struct Named<'a> {
-    path: &'a Path,
-    data_start: u64,
-    tensors: HashMap<&'a str, &'a TensorEntry>,
-}
-
-impl Named<'_> {
-    /// Takes the tensor an entry names; a second entry that names it does not find it.
-    fn take(
-        &mut self,
-        name: &str,
-        dtype: Dtype,
-        shape: &[u64],
-        alignment: u64,
-    ) -> Result<(), PackError> {
-        let path = self.path.to_owned();
-        let Some(tensor) = self.tensors.remove(name) else {
-            return Err(PackError::Missing { path, tensor: name.to_owned() });
-        };
-        if tensor.dtype != dtype || tensor.shape != shape {
-            return Err(PackError::Tensor {
-                path,
-                tensor: name.to_owned(),
-                expected: format!("{dtype} {shape:?}"),
-                found: format!("{} {:?}", tensor.dtype, tensor.shape),
-            });
-        }
-        let offset = self
-            .data_start
-            .checked_add(tensor.begin)
-            .ok_or_else(|| PackError::overflow(self.path, name))?;
-        if !offset.is_multiple_of(alignment) {
-            let tensor = name.to_owned();
-            return Err(PackError::Misaligned { path, tensor, offset, alignment });
-        }
-        Ok(())
-    }
-}
-
-/// What is being checked, for errors.
-#[derive(Clone, Copy)]
-pub(super) struct Item<'a> {
-    pub path: &'a Path,
-    pub name: &'a str,
-}
-
-impl Item<'_> {
-    pub(super) fn field(
-        self,
-        field: &'static str,
-        found: impl Display,
-        expected: String,
-    ) -> PackError {
-        PackError::Field {
-            path: self.path.to_owned(),
-            item: self.name.to_owned(),
-            field,
-            expected,
-            found: found.to_string(),
-        }
-    }
-
-    pub(super) fn check(
-        self,
-        field: &'static str,
-        holds: bool,
-        found: impl Display,
-        expected: impl FnOnce() -> String,
-    ) -> Result<(), PackError> {
-        if holds { Ok(()) } else { Err(self.field(field, found, expected())) }
-    }
-
-    pub(super) fn equal<T: PartialEq + Debug>(
-        self,
-        field: &'static str,
-        found: T,
-        expected: T,
-    ) -> Result<(), PackError> {
-        self.check(field, found == expected, format!("{found:?}"), || format!("{expected:?}"))
-    }
-
-    pub(super) fn dim(self, field: &'static str, found: u64) -> Result<(), PackError> {
-        self.check(field, (1..=GREATEST_DIM).contains(&found), found, || {
-            format!("1 to {GREATEST_DIM}")
-        })
-    }
 }
