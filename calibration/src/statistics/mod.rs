@@ -4,7 +4,10 @@
 //! file serves every recipe, and what was observed of two texts is merged by adding.
 
 mod accumulator;
+mod check;
 mod error;
+pub mod file;
+mod merge;
 mod moments;
 mod provenance;
 mod sample;
@@ -12,6 +15,8 @@ mod spread;
 
 pub use accumulator::{Accumulator, ObservationOptions};
 pub use error::StatisticsError;
+pub use file::{StatisticsFile, concatenate};
+pub use merge::merge;
 pub use provenance::{CollectionOptions, DataSource, FileDigest, Provenance};
 pub use spread::{Medians, Spread};
 
@@ -30,6 +35,15 @@ impl Statistics {
     /// What was observed of the input that the linear of that name reads.
     pub fn input_of(&self, linear: &str) -> Option<&InputStatistics> {
         self.inputs.iter().find(|input| input.linears.iter().any(|name| name == linear))
+    }
+
+    /// [`Provenance::check_model`].
+    ///
+    /// # Errors
+    ///
+    /// If the statistics are of another model.
+    pub fn check_model(&self, model: &[FileDigest]) -> Result<(), StatisticsError> {
+        self.provenance.check_model(model)
     }
 }
 

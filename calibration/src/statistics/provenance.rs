@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::StatisticsError;
+
 /// A file of the model that was observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,4 +67,36 @@ pub struct Provenance {
     pub tool: String,
     /// What was collected.
     pub options: CollectionOptions,
+}
+
+impl Provenance {
+    /// Refuses statistics of another model: files must have the same content, whatever they are
+    /// called. Statistics that do not know their model, as importance matrices do not, pass.
+    ///
+    /// # Errors
+    ///
+    /// If the model is another one.
+    pub fn check_model(&self, model: &[FileDigest]) -> Result<(), StatisticsError> {
+        if self.model.is_empty() || self.same_model(model) {
+            return Ok(());
+        }
+        Err(StatisticsError::OtherModel { expected: files(&self.model), found: files(model) })
+    }
+
+    /// Whether the model's files have the content of these.
+    pub(super) fn same_model(&self, model: &[FileDigest]) -> bool {
+        let same = |a: &FileDigest, b: &FileDigest| (a.bytes, &a.sha256) == (b.bytes, &b.sha256);
+        self.model.len() == model.len() && self.model.iter().zip(model).all(|(a, b)| same(a, b))
+    }
+}
+
+/// Files, for errors: the first of them, and how many there are.
+pub(super) fn files(model: &[FileDigest]) -> String {
+    let Some(first) = model.first() else { return "an unknown model".to_owned() };
+    let hash: String = first.sha256.chars().take(12).collect();
+    let more = match model.len() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("`{}` ({} bytes, SHA-256 {hash}…){more}", first.name, first.bytes)
 }
