@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "how close each model is")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -188,6 +188,70 @@ fn observers_see_what_every_linear_reads() {
         decoder.head().unwrap().forward(&hidden, Some(&rows)).unwrap();
         expected.insert(decoder.head_linear().to_owned(), tokens.len());
         assert_eq!(rows.0.into_inner().unwrap(), expected, "{name}");
+    }
+}
+
+/// Every call: linears, expert, rows seen.
+#[derive(Default)]
+struct Calls(Mutex<Vec<(Vec<String>, Option<usize>, Vec<f32>)>>);
+
+impl Observer for Calls {
+    fn observe(
+        &self,
+        linears: &[&str],
+        expert: Option<usize>,
+        x: &Activations<'_>,
+        rows: Option<&[usize]>,
+    ) {
+        let all: Vec<_> = (0..x.rows()).collect();
+        let values = rows.unwrap_or(&all).iter().flat_map(|&row| x.row(row)).copied().collect();
+        let linears = linears.iter().map(|&linear| linear.to_owned()).collect();
+        self.0.lock().unwrap().push((linears, expert, values));
+    }
+}
+
+/// Of each input the calls come in one order, whatever the number of threads, and so do their bits.
+#[test]
+fn observers_are_called_in_one_order() {
+    let tokens: Vec<u32> = (0..40).map(|token| token * 7 % 100 + 3).collect();
+    for name in ["llama", "phi3", "qwen2moe", "qwen3moe", "granitemoe"] {
+        let gguf = Gguf::open(&golden().join(format!("{name}.gguf"))).unwrap();
+        let checkpoint = GgufCheckpoint::new(&gguf);
+        let decoder = Decoder::new(&checkpoint).unwrap();
+        let on_threads = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut hidden = decoder.embed(&tokens).unwrap();
+                let mut by_input: BTreeMap<_, Vec<_>> = BTreeMap::new();
+                for index in 0..decoder.model().layers {
+                    let calls = Calls::default();
+                    let mut cache = LayerCache::new();
+                    let mut sequences = [Sequence { tokens: tokens.len(), cache: &mut cache }];
+                    let layer = decoder.layer(index).unwrap();
+                    layer.forward(&mut hidden, &mut sequences, Some(&calls)).unwrap();
+                    let calls = calls.0.into_inner().unwrap();
+                    let mut seen: Vec<_> = calls.iter().map(|call| call.0.clone()).collect();
+                    let mut known = HashSet::new();
+                    seen.retain(|linears| known.insert(linears.clone()));
+                    assert_eq!(seen, decoder.layer_inputs(index), "{name}");
+                    for (linears, expert, rows) in calls {
+                        let bits: Vec<_> = rows.iter().map(|value| value.to_bits()).collect();
+                        by_input.entry(linears).or_default().push((expert, bits));
+                    }
+                }
+                (by_input, hidden)
+            })
+        };
+        let (one, hidden) = on_threads(1);
+        assert_eq!(on_threads(3).0, one, "{name}");
+        for calls in one.values() {
+            assert!(calls.is_sorted_by_key(|(expert, _)| *expert), "{name}");
+        }
+        // What the head reads is known without the head.
+        let calls = Calls::default();
+        decoder.head().unwrap().forward(&hidden, Some(&calls)).unwrap();
+        let calls = calls.0.into_inner().unwrap();
+        assert_eq!(calls[0].2, decoder.head_input(&hidden).unwrap(), "{name}");
     }
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::feed_forward::{self, GatedFfn, gate_halves, gate_with};
 use super::functions::{sigmoid, softmax};
 use super::observer::Tap;
-use super::weights::{Loader, Projection, projection, read, read_if};
+use super::weights::{Loader, Projection, existing, projection, read, read_if};
 use crate::checkpoint::Checkpoint;
 use crate::linear::Activations;
 use crate::linear::float::dot;
@@ -83,15 +83,12 @@ pub(super) fn declare(
     Ok(())
 }
 
-/// Names of the experts' linears.
-pub(super) fn linears(checkpoint: &dyn Checkpoint, layer: usize) -> Vec<String> {
-    let mut names: Vec<_> = ["ffn_gate_up_exps", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]
-        .iter()
-        .map(|tensor| names::layer(layer, &format!("{tensor}.weight")))
-        .filter(|name| checkpoint.dims(name).is_some())
-        .collect();
-    names.extend(feed_forward::linears(checkpoint, layer, SHARED));
-    names
+/// Names of the experts' linears, those that share an input together.
+pub(super) fn inputs(checkpoint: &dyn Checkpoint, layer: usize) -> Vec<Vec<String>> {
+    let routed: &[&[&str]] = &[&["ffn_gate_up", "ffn_gate", "ffn_up"], &["ffn_down"]];
+    let mut inputs = existing(checkpoint, layer, "_exps", routed);
+    inputs.extend(feed_forward::inputs(checkpoint, layer, SHARED));
+    inputs
 }
 
 impl MixtureOfExperts {
@@ -136,9 +133,17 @@ impl MixtureOfExperts {
         let mut out = vec![0.0f32; x.values().len()];
         let busy: Vec<_> = (0..routes.len()).filter(|&expert| !routes[expert].is_empty()).collect();
         for experts in busy.chunks(rayon::current_num_threads().max(1)) {
+            let inner: Vec<_> = experts
+                .par_iter()
+                .map(|&expert| self.inner(expert, &routes[expert], x))
+                .collect::<Result<_, _>>()?;
+            for (&expert, inner) in experts.iter().zip(&inner) {
+                self.observe(expert, &routes[expert], x, inner, tap);
+            }
             let results: Vec<_> = experts
                 .par_iter()
-                .map(|&expert| self.expert(expert, &routes[expert], x, tap))
+                .zip(inner)
+                .map(|(&expert, inner)| self.output(expert, &inner, x))
                 .collect::<Result<_, _>>()?;
             for (&expert, rows) in experts.iter().zip(results) {
                 for (route, row) in routes[expert].iter().zip(rows.chunks_exact(x.k())) {
@@ -191,30 +196,60 @@ impl MixtureOfExperts {
         routes
     }
 
-    /// Outputs of one expert, a row for each of its routes.
-    fn expert(
+    /// What an expert's last linear reads, a row for each of its routes.
+    fn inner(
         &self,
         expert: usize,
         routes: &[Route],
         x: &Activations<'_>,
-        tap: Tap<'_>,
     ) -> Result<Vec<f32>, ModelError> {
-        let rows: Vec<_> = routes.iter().map(|route| route.row).collect();
-        let inner = match &self.inputs {
+        let rows = rows_of(routes);
+        Ok(match &self.inputs {
             Inputs::Separate { gate, up } => {
-                tap.observe(&[&gate.name, &up.name], Some(expert), x, Some(&rows));
                 let up = up.apply_expert(expert, x, &rows)?;
                 gate_with(self.activation, gate.apply_expert(expert, x, &rows)?, &up)
             }
             Inputs::Fused(fused) => {
-                tap.observe(&[&fused.name], Some(expert), x, Some(&rows));
                 let rows = fused.apply_expert(expert, x, &rows)?;
                 gate_halves(self.activation, &rows, fused.n())
             }
-        };
-        let inner = Activations::new(&inner, self.shape.width).of_batch(x.batch());
-        let all: Vec<_> = (0..rows.len()).collect();
+        })
+    }
+
+    /// Shows what an expert's linears read.
+    fn observe(
+        &self,
+        expert: usize,
+        routes: &[Route],
+        x: &Activations<'_>,
+        inner: &[f32],
+        tap: Tap<'_>,
+    ) {
+        let rows = rows_of(routes);
+        match &self.inputs {
+            Inputs::Separate { gate, up } => {
+                tap.observe(&[&gate.name, &up.name], Some(expert), x, Some(&rows));
+            }
+            Inputs::Fused(fused) => tap.observe(&[&fused.name], Some(expert), x, Some(&rows)),
+        }
+        let inner = Activations::new(inner, self.shape.width);
         tap.observe(&[&self.down.name], Some(expert), &inner, None);
+    }
+
+    /// Outputs of an expert, of the rows that its last linear reads.
+    fn output(
+        &self,
+        expert: usize,
+        inner: &[f32],
+        x: &Activations<'_>,
+    ) -> Result<Vec<f32>, ModelError> {
+        let inner = Activations::new(inner, self.shape.width).of_batch(x.batch());
+        let all: Vec<_> = (0..inner.rows()).collect();
         self.down.apply_expert(expert, &inner, &all)
     }
+}
+
+/// Rows that come to an expert.
+fn rows_of(routes: &[Route]) -> Vec<usize> {
+    routes.iter().map(|route| route.row).collect()
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::functions::gated;
 use super::observer::Tap;
-use super::weights::{Loader, Projection, projection};
+use super::weights::{Loader, Projection, existing, projection};
 use crate::checkpoint::Checkpoint;
 use crate::linear::Activations;
 use crate::model::{Activation, ModelError, names};
@@ -50,13 +50,9 @@ pub(super) fn declare(
     Ok(())
 }
 
-/// Names of the FFN's linears.
-pub(super) fn linears(checkpoint: &dyn Checkpoint, layer: usize, suffix: &str) -> Vec<String> {
-    ["ffn_gate", "ffn_up", "ffn_down"]
-        .iter()
-        .map(|tensor| names::layer(layer, &format!("{tensor}{suffix}.weight")))
-        .filter(|name| checkpoint.dims(name).is_some())
-        .collect()
+/// Names of the FFN's linears, those that share an input together.
+pub(super) fn inputs(checkpoint: &dyn Checkpoint, layer: usize, suffix: &str) -> Vec<Vec<String>> {
+    existing(checkpoint, layer, suffix, &[&["ffn_gate", "ffn_up"], &["ffn_down"]])
 }
 
 impl GatedFfn {

@@ -36,6 +36,16 @@ pub(super) fn declare(loader: &Loader<'_>, model: &Hyperparameters) -> Result<()
     Ok(())
 }
 
+/// What the head's linear reads of rows of the residual stream.
+pub(super) fn input(
+    checkpoint: &dyn Checkpoint,
+    model: &Hyperparameters,
+    hidden: &[f32],
+) -> Result<Vec<f32>, ModelError> {
+    assert!(hidden.len().is_multiple_of(model.width), "whole rows of {} values", model.width);
+    Ok(Norm::load(checkpoint, names::HEAD_NORM, model.norm_epsilon)?.of(hidden))
+}
+
 impl Head {
     pub(super) fn load(
         checkpoint: &dyn Checkpoint,

@@ -60,18 +60,18 @@ pub(super) fn declare(
     }
 }
 
-/// Names of a layer's linears.
-pub(super) fn linears(
+/// Names of a layer's linears, those that share an input together.
+pub(super) fn inputs(
     checkpoint: &dyn Checkpoint,
     model: &Hyperparameters,
     layer: usize,
-) -> Vec<String> {
-    let mut names = self_attention::linears(checkpoint, layer);
-    names.extend(match model.shapes[layer].feed_forward {
-        FeedForward::Dense { .. } => feed_forward::linears(checkpoint, layer, ""),
-        FeedForward::Experts(_) => experts::linears(checkpoint, layer),
+) -> Vec<Vec<String>> {
+    let mut inputs = self_attention::inputs(checkpoint, layer);
+    inputs.extend(match model.shapes[layer].feed_forward {
+        FeedForward::Dense { .. } => feed_forward::inputs(checkpoint, layer, ""),
+        FeedForward::Experts(_) => experts::inputs(checkpoint, layer),
     });
-    names
+    inputs
 }
 
 impl Layer {

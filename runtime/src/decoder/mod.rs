@@ -62,7 +62,18 @@ impl<'a> Decoder<'a> {
 
     /// Names of the linears of a layer.
     pub fn layer_linears(&self, index: usize) -> Vec<String> {
-        layer::linears(self.checkpoint, &self.model, index)
+        self.layer_inputs(index).into_iter().flatten().collect()
+    }
+
+    /// Names of the linears of a layer, those that share an input together, as an
+    /// [observer](Observer) sees them; the inputs in the order in which rows pass through.
+    pub fn layer_inputs(&self, index: usize) -> Vec<Vec<String>> {
+        layer::inputs(self.checkpoint, &self.model, index)
+    }
+
+    /// Shape of a linear in GGUF's order, `[k, n]` or `[k, n, experts]`; `None` if there is none.
+    pub fn linear_dims(&self, name: &str) -> Option<Vec<u64>> {
+        self.checkpoint.dims(name)
     }
 
     /// Name of the head's linear.
@@ -111,6 +122,20 @@ impl<'a> Decoder<'a> {
     /// If there is no such layer.
     pub fn layer(&self, index: usize) -> Result<Layer, ModelError> {
         Layer::load(self.checkpoint, &self.model, index)
+    }
+
+    /// What the head's linear reads of rows `[m, width]` of the residual stream, `[m, width]`. The head
+    /// need not be loaded.
+    ///
+    /// # Errors
+    ///
+    /// If the final norm cannot be read.
+    ///
+    /// # Panics
+    ///
+    /// If `hidden` is not a whole number of rows.
+    pub fn head_input(&self, hidden: &[f32]) -> Result<Vec<f32>, ModelError> {
+        head::input(self.checkpoint, &self.model, hidden)
     }
 
     /// Loads the final norm and the head.

@@ -6,7 +6,7 @@ use super::attention::{Queries, attend};
 use super::cache::Sequence;
 use super::norm::{Norm, declare_head_norm};
 use super::observer::Tap;
-use super::weights::{Loader, Projection, projection};
+use super::weights::{Loader, Projection, existing, projection};
 use crate::checkpoint::Checkpoint;
 use crate::linear::Activations;
 use crate::model::{Attention, Hyperparameters, ModelError, Rope, names};
@@ -64,13 +64,14 @@ pub(super) fn declare(
     Ok(())
 }
 
-/// Names of the block's linears.
-pub(super) fn linears(checkpoint: &dyn Checkpoint, layer: usize) -> Vec<String> {
-    ["attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output"]
-        .iter()
-        .map(|tensor| names::layer(layer, &format!("{tensor}.weight")))
-        .filter(|name| checkpoint.dims(name).is_some())
-        .collect()
+/// Names of the block's linears, those that share an input together.
+pub(super) fn inputs(checkpoint: &dyn Checkpoint, layer: usize) -> Vec<Vec<String>> {
+    existing(
+        checkpoint,
+        layer,
+        "",
+        &[&["attn_qkv", "attn_q", "attn_k", "attn_v"], &["attn_output"]],
+    )
 }
 
 /// Lengths of a row of queries, keys and values.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use crate::checkpoint::Checkpoint;
 use crate::linear::{Activations, Linear};
-use crate::model::ModelError;
+use crate::model::{ModelError, names};
 
 /// A linear with its name and its bias.
 pub(super) struct Projection {
@@ -88,6 +88,20 @@ impl<'a> Loader<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// Names of the linears of a layer that exist, of groups of `STEM` for `STEM` + `suffix` + `.weight`;
+/// groups of which none exists are left out.
+pub(super) fn existing(
+    checkpoint: &dyn Checkpoint,
+    layer: usize,
+    suffix: &str,
+    groups: &[&[&str]],
+) -> Vec<Vec<String>> {
+    let name = |stem: &&str| names::layer(layer, &format!("{stem}{suffix}.weight"));
+    let exists = |name: &String| checkpoint.dims(name).is_some();
+    let group = |stems: &&[&str]| stems.iter().map(name).filter(exists).collect::<Vec<_>>();
+    groups.iter().map(group).filter(|group| !group.is_empty()).collect()
 }
 
 /// Reads a tensor that is no linear, whole.
