@@ -45,11 +45,7 @@ impl Calibration {
     }
 
     /// What was observed of an input of the plan.
-    pub fn input(
-        &self,
-        plan: &Plan,
-        input: &InputPlan,
-    ) -> anyhow::Result<Option<InputStatistics>> {
+    pub fn input(&self, plan: &Plan, input: &InputPlan) -> anyhow::Result<Option<InputStatistics>> {
         for &linear in &input.linears {
             let name = plan.linears[linear].name.as_str();
             let Some(index) = self.file.index_of(name) else { continue };

@@ -82,9 +82,7 @@ fn activation(scale: &ActivationScale) -> Activation {
     match scale {
         ActivationScale::Dynamic => Activation::default(),
         ActivationScale::RmsClip(factor) => Activation::Dynamic { rms_clip: Some(*factor) },
-        ActivationScale::Static(threshold) => {
-            Activation::Static { threshold: threshold.clone() }
-        }
+        ActivationScale::Static(threshold) => Activation::Static { threshold: threshold.clone() },
     }
 }
 

@@ -37,7 +37,13 @@ pub struct Means<'a>(&'a [f32]);
 
 impl Means<'_> {
     /// What the columns of a row add to the mean error of its output: Σ (w − s·q)·E\[x\].
-    pub fn error(self, columns: &Range<usize>, weights: &[f32], integers: &[i8], scale: f32) -> f64 {
+    pub fn error(
+        self,
+        columns: &Range<usize>,
+        weights: &[f32],
+        integers: &[i8],
+        scale: f32,
+    ) -> f64 {
         let scale = f64::from(scale);
         let last = columns.end.min(self.0.len());
         let means = &self.0[columns.start.min(last)..last];
@@ -121,9 +127,7 @@ impl Observed {
             ActivationScaling::Static(calibrator) => ActivationScale::Static(
                 segments
                     .iter()
-                    .map(|segment| {
-                        activation_scale::threshold(&columns(segment), qmax, calibrator)
-                    })
+                    .map(|segment| activation_scale::threshold(&columns(segment), qmax, calibrator))
                     .collect(),
             ),
         })
@@ -201,13 +205,9 @@ fn factors(
     let factor = |hessian: &RotatedHessian| Factor::new(hessian, &settings).context("its Hessian");
     let pooled = match &statistics.hessian {
         Some(hessian) => basis.hessian(hessian, statistics.robust_weight),
-        None if statistics.sampled() > BLOCK => hessian::of_rows(
-            &statistics.rows,
-            statistics.k,
-            basis.vector,
-            basis.rotation,
-            BLOCK,
-        ),
+        None if statistics.sampled() > BLOCK => {
+            hessian::of_rows(&statistics.rows, statistics.k, basis.vector, basis.rotation, BLOCK)
+        }
         None => return Ok(Vec::new()),
     };
     if !of_experts || statistics.experts.iter().all(|expert| expert.hessian.is_none()) {

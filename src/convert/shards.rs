@@ -104,8 +104,7 @@ impl<'a> Division<'a> {
             header += escaped_length(&Input {
                 sign_trial: Some(u32::MAX),
                 ..entries::input(input_plan, true)
-            })
-                + small_entry_bytes(&names::vector(&input_plan.name), 1)
+            }) + small_entry_bytes(&names::vector(&input_plan.name), 1)
                 + small_entry_bytes(LONGEST_FACTOR, 2);
         }
         self.open(bytes, header);

@@ -95,9 +95,12 @@ impl Sample {
         let mut scratch = clip::Scratch::default();
         let mut total = 0.0;
         for (weights, qmax, activation_qmax, calibrator) in &self.linears {
-            let rounded = round(&rows, size, |row| {
-                quantize::scale_of(quantize::amax(row), *activation_qmax)
-            }, *activation_qmax);
+            let rounded = round(
+                &rows,
+                size,
+                |row| quantize::scale_of(quantize::amax(row), *activation_qmax),
+                *activation_qmax,
+            );
             let weights = weights_basis.rotate(weights);
             let rounded_weights = round(
                 &weights,
@@ -122,12 +125,7 @@ impl Sample {
 }
 
 /// Rows as integers make them.
-fn round(
-    rows: &[f32],
-    size: usize,
-    mut scale: impl FnMut(&[f32]) -> f32,
-    qmax: i8,
-) -> Vec<f32> {
+fn round(rows: &[f32], size: usize, mut scale: impl FnMut(&[f32]) -> f32, qmax: i8) -> Vec<f32> {
     let mut integers = vec![0; size];
     let mut rounded = Vec::with_capacity(rows.len());
     for row in rows.chunks_exact(size) {

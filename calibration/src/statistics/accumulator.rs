@@ -104,6 +104,10 @@ pub struct Accumulator {
     waiting: Vec<f32>,
     /// Whose they are, for experts.
     waiting_experts: Vec<usize>,
+    /// The model's own rows at the same tokens, where they are given.
+    waiting_reference: Vec<f32>,
+    reference_sum: Vec<f64>,
+    cross: Option<Vec<f32>>,
     tokens: u64,
     magnitudes: TensorStatistics,
     rotated: TensorStatistics,
@@ -173,6 +177,9 @@ impl Accumulator {
             rotation,
             waiting: Vec::new(),
             waiting_experts: Vec::new(),
+            waiting_reference: Vec::new(),
+            reference_sum: Vec::new(),
+            cross: None,
             tokens: 0,
             magnitudes: TensorStatistics::new(),
             rotated: TensorStatistics::new(),
@@ -195,19 +202,56 @@ impl Accumulator {
     /// If `rows` are no whole rows, a value is not finite, or the expert is missing, unknown or not
     /// wanted. Nothing is added then.
     pub fn add(&mut self, expert: Option<usize>, rows: &[f32]) -> Result<(), StatisticsError> {
+        self.add_all(expert, rows, &[])
+    }
+
+    /// Adds rows `[m, k]` of a quantized model, x̃, with the model's own at the same tokens, x, of a
+    /// plain linear. One accumulator is given either these or [`Self::add`]'s.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::add`], and if the rows are not as many, or too little memory is left.
+    pub fn add_pair(&mut self, rows: &[f32], reference: &[f32]) -> Result<(), StatisticsError> {
+        self.check(None, reference)?;
+        if rows.len() != reference.len() {
+            return Err(StatisticsError::Rows {
+                input: self.linears.first().cloned().unwrap_or_default(),
+                expected: format!("{} values beside the model's own", reference.len()),
+                found: format!("{} values", rows.len()),
+            });
+        }
+        if self.reference_sum.is_empty() {
+            self.reference_sum = vec![0.0; self.k];
+            self.cross = self.hessian.as_ref().map(|hessian| vec![0.0; hessian.len()]);
+        }
+        self.add_all(None, rows, reference)
+    }
+
+    fn add_all(
+        &mut self,
+        expert: Option<usize>,
+        rows: &[f32],
+        reference: &[f32],
+    ) -> Result<(), StatisticsError> {
         self.check(expert, rows)?;
+        let mut reference_rest = reference;
         let unit = if self.experts.is_empty() { UNIT } else { EXPERTS_UNIT };
         let mut rest = rows;
         while !rest.is_empty() {
             if self.experts.is_empty() && self.waiting.is_empty() && rest.len() >= unit * self.k {
                 let (whole, after) = rest.split_at(unit * self.k);
-                self.add_unit(whole, &[]);
-                rest = after;
+                let (own, own_after) =
+                    reference_rest.split_at((unit * self.k).min(reference_rest.len()));
+                self.add_unit(whole, &[], own);
+                (rest, reference_rest) = (after, own_after);
                 continue;
             }
             let room = unit * self.k - self.waiting.len();
             let (now, after) = rest.split_at(room.min(rest.len()));
             self.waiting.extend_from_slice(now);
+            let (own, own_after) = reference_rest.split_at(now.len().min(reference_rest.len()));
+            self.waiting_reference.extend_from_slice(own);
+            reference_rest = own_after;
             if let Some(expert) = expert {
                 self.waiting_experts.extend(std::iter::repeat_n(expert, now.len() / self.k));
             }
@@ -257,15 +301,18 @@ impl Accumulator {
     fn add_waiting(&mut self) {
         let (rows, experts) =
             (std::mem::take(&mut self.waiting), std::mem::take(&mut self.waiting_experts));
-        self.add_unit(&rows, &experts);
+        let reference = std::mem::take(&mut self.waiting_reference);
+        self.add_unit(&rows, &experts, &reference);
         (self.waiting, self.waiting_experts) = (rows, experts);
+        self.waiting_reference = reference;
         self.waiting.clear();
         self.waiting_experts.clear();
+        self.waiting_reference.clear();
     }
 
     /// Adds a unit of rows, or what there is at the end; `experts`, if there are any, says whose each
-    /// row is.
-    fn add_unit(&mut self, rows: &[f32], experts: &[usize]) {
+    /// row is, and `reference`, if it is not empty, is the model's own.
+    fn add_unit(&mut self, rows: &[f32], experts: &[usize], reference: &[f32]) {
         let k = self.k;
         let figures: Vec<RowFigures> = rows.par_chunks_exact(k).map(RowFigures::of).collect();
         let medians = *self.medians.get_or_insert_with(|| Medians::of(&figures));
@@ -283,6 +330,20 @@ impl Accumulator {
         self.sums.add(rows, &weights);
         if let Some(hessian) = &mut self.hessian {
             moments::add_outer_products(hessian, &moments::weighted(rows, &weights, k), k);
+        }
+        for row in reference.chunks_exact(k) {
+            for (sum, &x) in self.reference_sum.iter_mut().zip(row) {
+                *sum += f64::from(x);
+            }
+        }
+        if let Some(cross) = self.cross.as_mut().filter(|_| !reference.is_empty()) {
+            let reference = moments::weighted(reference, &weights, k);
+            moments::add_cross_products(
+                cross,
+                &reference,
+                &moments::weighted(rows, &weights, k),
+                k,
+            );
         }
         if experts.is_empty() {
             return;
@@ -358,6 +419,8 @@ impl Accumulator {
             robust_weight: self.weight,
             rows: self.sample.finish(),
             hessian,
+            reference_sum: self.reference_sum,
+            cross: self.cross,
             experts,
         }
     }

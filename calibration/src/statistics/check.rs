@@ -109,16 +109,32 @@ impl Place<'_> {
         Err(self.field(field, format!("of {elements} finite elements"), found))
     }
 
+    fn square(
+        self,
+        tensor: &'static str,
+        values: Option<&[f32]>,
+        k: usize,
+    ) -> Result<(), StatisticsError> {
+        let Some(values) = values else { return Ok(()) };
+        if Some(values.len()) != k.checked_mul(k) {
+            return Err(self.field(tensor, format!("of {k} × {k} elements"), values.len()));
+        }
+        match values.par_iter().position_first(|value| !value.is_finite()) {
+            Some(index) => {
+                Err(self.value(tensor, (index, f64::from(values[index])), "a finite number"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn hessian(
         self,
         tensor: &'static str,
         hessian: Option<&[f32]>,
         k: usize,
     ) -> Result<(), StatisticsError> {
+        self.square(tensor, hessian, k)?;
         let Some(hessian) = hessian else { return Ok(()) };
-        if Some(hessian.len()) != k.checked_mul(k) {
-            return Err(self.field(tensor, format!("of {k} × {k} elements"), hessian.len()));
-        }
         let wrong = |row: usize| {
             let values = &hessian[row * k..(row + 1) * k];
             let wrong = |(column, value): (usize, &f32)| {
@@ -162,6 +178,8 @@ impl InputStatistics {
         place.scalar("median crest", self.medians.crest)?;
         place.scalar("robust weight", self.robust_weight)?;
         place.hessian("hessian", self.hessian.as_deref(), k)?;
+        place.all("reference_sum", &self.reference_sum, k, true)?;
+        place.square("cross", self.cross.as_deref(), k)?;
         self.check_rows(place)?;
         self.check_experts(place)
     }

@@ -61,7 +61,7 @@ fn head(
     let rows = rows.min(sampled(provenance, &input));
     // The parts agree in having Hessians.
     head.tensors.extend(first.head(index).tensors.into_iter().filter_map(|(part, shape)| {
-        matches!(part, Part::Hessian | Part::ExpertHessian).then_some((part, shape))
+        matches!(part, Part::Hessian | Part::Cross | Part::ExpertHessian).then_some((part, shape))
     }));
     head.tensors.extend((rows > 0).then(|| (Part::Rows, vec![rows, input.k])));
     Ok(head)
@@ -171,6 +171,8 @@ fn add(input: &mut InputStatistics, other: InputStatistics) {
     input.robust_weight += other.robust_weight;
     input.rows.extend_from_slice(&other.rows);
     add_f32(input.hessian.as_deref_mut(), other.hessian.as_deref());
+    add_f64(&mut input.reference_sum, &other.reference_sum);
+    add_f32(input.cross.as_deref_mut(), other.cross.as_deref());
     for (expert, other) in input.experts.iter_mut().zip(other.experts) {
         add_expert(expert, &other);
     }

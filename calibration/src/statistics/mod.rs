@@ -83,11 +83,19 @@ pub struct InputStatistics {
     pub rows: Vec<f32>,
     /// Σ w x xᵀ, `[k, k]`, symmetric.
     pub hessian: Option<Vec<f32>>,
+    /// Where the rows are those of a quantized model: Σ x of the model's own rows x at the same tokens,
+    /// `[k]` or empty.
+    pub reference_sum: Vec<f64>,
+    /// Σ w x x̃ᵀ of the model's own rows x and of those observed, x̃, `[k, k]`.
+    pub cross: Option<Vec<f32>>,
     /// One entry per expert; empty for plain linears.
     pub experts: Vec<ExpertStatistics>,
 }
 
 impl InputStatistics {
+    /// Rows that must reach an expert for its own figures to be believed.
+    pub const LEAST_EXPERT_TOKENS: u64 = 256;
+
     /// Number of rows in the sample.
     pub fn sampled(&self) -> usize {
         self.rows.len().checked_div(self.k).unwrap_or(0)

@@ -95,6 +95,33 @@ pub(super) fn add_outer_products(hessian: &mut [f32], x: &[f32], k: usize) {
     }
 }
 
+/// Adds Aᵀ·B to `products`, `[k, k]`, for A and B, `[m, k]`.
+pub(super) fn add_cross_products(products: &mut [f32], a: &[f32], b: &[f32], k: usize) {
+    let m = a.len() / k;
+    if m == 0 {
+        return;
+    }
+    let columns = |x, range: &std::ops::Range<usize>| -> Matrix<'_> {
+        let x: &[f32] = x;
+        Matrix::new(&x[range.start..], m, range.len(), k)
+    };
+    let done = gemm::for_each_block(
+        products,
+        k,
+        (BLOCK, BLOCK),
+        || (),
+        |(), block| {
+            let (rows, columns) = (columns(a, &block.rows), columns(b, &block.columns));
+            block.add_product(rows.transposed(), columns);
+            Ok::<_, Infallible>(())
+        },
+    );
+    match done {
+        Ok(()) => {}
+        Err(never) => match never {},
+    }
+}
+
 /// Copies what is above the diagonal of `hessian`, `[k, k]`, below it.
 pub(super) fn mirror(hessian: &mut [f32], k: usize) {
     for row in 1..k {

@@ -30,11 +30,13 @@ pub(in crate::statistics) enum Part {
     Hessian,
     ExpertHessian,
     Rows,
+    ReferenceSum,
+    Cross,
 }
 
 impl Part {
     /// In the order of the file, of tensors of one input and one size of elements.
-    pub(super) const ALL: [Part; 12] = [
+    pub(super) const ALL: [Part; 14] = [
         Part::Sum,
         Part::Squares,
         Part::RobustSquares,
@@ -44,7 +46,9 @@ impl Part {
         Part::ExpertSum,
         Part::ExpertSquares,
         Part::ExpertHessianWeight,
+        Part::ReferenceSum,
         Part::Hessian,
+        Part::Cross,
         Part::ExpertHessian,
         Part::Rows,
     ];
@@ -64,13 +68,15 @@ impl Part {
             Part::Hessian => "hessian",
             Part::ExpertHessian => "experts.hessian",
             Part::Rows => "rows",
+            Part::ReferenceSum => "reference_sum",
+            Part::Cross => "cross",
         }
     }
 
     pub(super) fn dtype(self) -> Dtype {
         match self {
             Part::Magnitudes | Part::Rotated | Part::ExpertTokens => Dtype::U64,
-            Part::Hessian | Part::ExpertHessian => Dtype::F32,
+            Part::Hessian | Part::Cross | Part::ExpertHessian => Dtype::F32,
             Part::Rows => Dtype::BF16,
             _ => Dtype::F64,
         }
@@ -110,6 +116,8 @@ impl Head {
                 Part::ExpertSum => any(|expert| !expert.sum.is_empty()).then(|| vec![e, k]),
                 Part::ExpertSquares => any(|expert| !expert.squares.is_empty()).then(|| vec![e, k]),
                 Part::Hessian => input.hessian.is_some().then(|| vec![k, k]),
+                Part::ReferenceSum => (!input.reference_sum.is_empty()).then(|| vec![k]),
+                Part::Cross => input.cross.is_some().then(|| vec![k, k]),
                 Part::ExpertHessian => {
                     any(|expert| expert.hessian.is_some()).then(|| vec![e, k, k])
                 }

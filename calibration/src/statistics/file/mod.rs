@@ -14,6 +14,8 @@
 //! | `LINEAR.experts.sum` | F64 | `[e, k]` | Σ x |
 //! | `LINEAR.experts.squares` | F64 | `[e, k]` | Σ x² |
 //! | `LINEAR.experts.hessian_weight` | F64 | `[e]` | Σ w |
+//! | `LINEAR.reference_sum` | F64 | `[k]` | Σ x of the float model, where x̃ was observed |
+//! | `LINEAR.cross` | F32 | `[k, k]` | Σ w x x̃ᵀ |
 //! | `LINEAR.hessian` | F32 | `[k, k]` | Σ w x xᵀ |
 //! | `LINEAR.experts.hessian` | F32 | `[e, k, k]` | Σ w x xᵀ |
 //! | `LINEAR.rows` | BF16 | `[n, k]` | a sample of rows |

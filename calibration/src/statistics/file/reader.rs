@@ -138,6 +138,7 @@ impl StatisticsFile {
         let mut input = self.sums(index)?;
         input.rows = self.rows(index)?;
         input.hessian = self.hessian_of(index, None)?;
+        input.cross = self.square(index, Part::Cross, 0)?;
         for (expert, statistics) in input.experts.iter_mut().enumerate() {
             statistics.hessian = self.hessian_of(index, Some(expert))?;
         }
@@ -233,6 +234,7 @@ impl StatisticsFile {
             medians: figures.medians,
             robust_squares: f64s(Part::RobustSquares)?,
             robust_weight: figures.robust_weight,
+            reference_sum: f64s(Part::ReferenceSum)?,
             ..InputStatistics::default()
         };
         if entry.experts.is_some() {
@@ -271,13 +273,23 @@ impl StatisticsFile {
         expert: Option<usize>,
     ) -> Result<Option<Vec<f32>>, StatisticsError> {
         let part = expert.map_or(Part::Hessian, |_| Part::ExpertHessian);
-        let Some(place) = self.places[index].tensors.get(&part) else { return Ok(None) };
-        let k = self.inputs[index].k;
-        let (elements, size) = (k * k, size_of::<f32>());
         let experts = self.inputs[index].experts.unwrap_or(1);
         let expert = expert.unwrap_or(0);
         assert!(expert < experts, "expert {expert} of {experts}");
-        let offset = place.offset + wide(expert * elements * size);
+        self.square(index, part, expert)
+    }
+
+    /// Matrix `number` of a tensor of square ones, not checked.
+    fn square(
+        &self,
+        index: usize,
+        part: Part,
+        number: usize,
+    ) -> Result<Option<Vec<f32>>, StatisticsError> {
+        let Some(place) = self.places[index].tensors.get(&part) else { return Ok(None) };
+        let k = self.inputs[index].k;
+        let (elements, size) = (k * k, size_of::<f32>());
+        let offset = place.offset + wide(number * elements * size);
         let bytes = self.bytes(index, offset, elements, size)?;
         Ok(Some(bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()))
     }
@@ -401,11 +413,11 @@ fn locate(
 /// Whether the tensor may have that shape.
 fn fits(part: Part, shape: &[usize], k: usize, experts: Option<usize>) -> bool {
     match (part, experts) {
-        (Part::Sum | Part::Squares | Part::RobustSquares, _) => shape == [k],
+        (Part::Sum | Part::Squares | Part::RobustSquares | Part::ReferenceSum, _) => shape == [k],
         (Part::Magnitudes | Part::Rotated, _) => {
             matches!(shape, [bins] if (1..=TensorStatistics::BINS).contains(bins))
         }
-        (Part::Hessian, _) => shape == [k, k],
+        (Part::Hessian | Part::Cross, _) => shape == [k, k],
         (Part::Rows, _) => matches!(shape, [rows, channels] if *rows > 0 && *channels == k),
         (Part::ExpertTokens | Part::ExpertHessianWeight, Some(e)) => shape == [e],
         (Part::ExpertSum | Part::ExpertSquares, Some(e)) => shape == [e, k],
@@ -417,9 +429,11 @@ fn fits(part: Part, shape: &[usize], k: usize, experts: Option<usize>) -> bool {
 /// The shapes that it may have, in words.
 fn expected(part: Part, k: usize, experts: Option<usize>) -> String {
     let shape = match (part, experts) {
-        (Part::Sum | Part::Squares | Part::RobustSquares, _) => format!("[{k}]"),
+        (Part::Sum | Part::Squares | Part::RobustSquares | Part::ReferenceSum, _) => {
+            format!("[{k}]")
+        }
         (Part::Magnitudes | Part::Rotated, _) => format!("[1..={}]", TensorStatistics::BINS),
-        (Part::Hessian, _) => format!("[{k}, {k}]"),
+        (Part::Hessian | Part::Cross, _) => format!("[{k}, {k}]"),
         (Part::Rows, _) => format!("[1.., {k}]"),
         (Part::ExpertTokens | Part::ExpertHessianWeight, Some(e)) => format!("[{e}]"),
         (Part::ExpertSum | Part::ExpertSquares, Some(e)) => format!("[{e}, {k}]"),

@@ -102,6 +102,11 @@ impl<'a> Writer<'a> {
                 let values = input.hessian.as_deref().unwrap_or_default();
                 values.chunks(CHUNK).try_for_each(|values| put(f32s(values)))
             }
+            Part::ReferenceSum => put(f64s(&input.reference_sum)),
+            Part::Cross => {
+                let values = input.cross.as_deref().unwrap_or_default();
+                values.chunks(CHUNK).try_for_each(|values| put(f32s(values)))
+            }
             Part::ExpertHessian => experts
                 .iter()
                 .flat_map(|expert| expert.hessian.as_deref().unwrap_or_default().chunks(CHUNK))
