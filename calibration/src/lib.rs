@@ -2,4 +2,6 @@
 
 pub mod clip;
 pub mod equalize;
+pub mod gptq;
+pub mod hessian;
 pub mod rk_llama;
