@@ -2,5 +2,8 @@
 
 pub mod clip;
 pub mod equalize;
+pub mod gptq;
+pub mod hessian;
+pub mod retarget;
 pub mod rk_llama;
 pub mod statistics;

@@ -11,7 +11,7 @@
 use rayon::prelude::*;
 use thiserror::Error;
 
-use crate::cholesky::LowerTriangle;
+use crate::gptq::cholesky::LowerTriangle;
 use crate::hessian::HessianBlock;
 
 /// Right-hand sides that are solved for together.
