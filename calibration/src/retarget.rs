@@ -38,7 +38,9 @@ pub enum RetargetError {
         found: usize,
     },
     /// The second moments cannot be those of any data.
-    #[error("the second moments of the quantized input are not positive definite: observe it again")]
+    #[error(
+        "the second moments of the quantized input are not positive definite: observe it again"
+    )]
     NotPositiveDefinite,
 }
 
@@ -82,7 +84,10 @@ impl Retarget {
             for (lane, out) in out.chunks_exact_mut(k).enumerate() {
                 for (column, (out, solution)) in out.iter_mut().zip(&solution).enumerate() {
                     let identity = if column == first + lane { 1.0 } else { 0.0 };
-                    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is wanted")]
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        reason = "rounding to f32 is wanted"
+                    )]
                     {
                         *out = ((1.0 - part) * identity + part * solution[lane]) as f32;
                     }

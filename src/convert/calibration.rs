@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, ensure};
-use tessera_calibration::statistics::{InputStatistics, Provenance, StatisticsFile};
+use tessera_calibration::statistics::{FileDigest, InputStatistics, Provenance, StatisticsFile};
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::{Gguf, Shard};
 use tessera_formats::pack::manifest;
 
+use super::output::recorded_name;
 use super::plan::{InputPlan, Plan};
 use crate::hash::hash_file;
 
@@ -38,10 +39,9 @@ impl Calibration {
         if self.provenance().model.is_empty() {
             return Ok(());
         }
-        let never = AtomicBool::new(false);
-        let digest = |shard: &Shard| Ok((shard.len(), hash_file(shard.path(), &never)?));
-        let found = gguf.shards().iter().map(digest).collect::<anyhow::Result<Vec<_>>>()?;
-        self.file.check_model(&found).with_context(|| format!("`{}`", self.path.display()))
+        self.provenance()
+            .check_model(&digests(gguf)?)
+            .with_context(|| format!("`{}`", self.path.display()))
     }
 
     /// What was observed of an input of the plan.
@@ -79,4 +79,17 @@ impl Calibration {
             seed: provenance.seed,
         }
     }
+}
+
+/// The model's files and their digests.
+pub fn digests(gguf: &Gguf) -> anyhow::Result<Vec<FileDigest>> {
+    let never = AtomicBool::new(false);
+    let digest = |shard: &Shard| {
+        Ok(FileDigest {
+            name: recorded_name(shard.path()),
+            bytes: shard.len(),
+            sha256: hash_file(shard.path(), &never)?,
+        })
+    };
+    gguf.shards().iter().map(digest).collect()
 }

@@ -72,9 +72,11 @@ impl PreparedInput {
             _ => RowTransform::new(vector.as_deref(), Arc::clone(&input.rotation)),
         };
         let observed = match statistics {
-            Some(statistics) => Observed::new(quantizer.plan, input, statistics, vector.as_deref())
-                .map(Some)
-                .with_context(|| format!("input `{}`", Escaped(&input.name)))?,
+            Some(statistics) => {
+                Observed::new(quantizer.plan, input, &statistics, vector.as_deref())
+                    .map(Some)
+                    .with_context(|| format!("input `{}`", Escaped(&input.name)))?
+            }
             None => None,
         };
         Ok(PreparedInput { vector, transform, sign_trial, observed })
@@ -99,7 +101,10 @@ fn diagonal(
         }
         (InputEqualization::Observed, Some(statistics)) => {
             let columns = columns(quantizer, input)?;
-            Ok(Some(equalize::diagonal_observed(&statistics.robust_rms(), &columns)?))
+            let Some(rms) = statistics.robust_channel_rms() else { return Ok(None) };
+            #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is wanted")]
+            let rms: Vec<f32> = rms.into_iter().map(|rms| rms as f32).collect();
+            Ok(Some(equalize::diagonal(&rms, None, &columns)?))
         }
     }
 }

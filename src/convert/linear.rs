@@ -14,7 +14,7 @@ use tessera_runtime::accumulator::AccumulatorBound;
 use tessera_runtime::simulator::ActivationScale;
 
 use super::observed::Observed;
-use super::panel::{self, PanelQuantizer, PanelResult, Scratch, SegmentPlan};
+use super::panel::{self, Losses, PanelQuantizer, PanelResult, Scratch, SegmentPlan};
 use super::plan::LinearPlan;
 use super::rows::{self, RowSource};
 use super::scales::Scales;
@@ -240,7 +240,7 @@ struct Totals {
     clip: f64,
     error: f64,
     energy: f64,
-    losses: (f64, f64),
+    losses: Losses,
     bounds: Vec<Option<AccumulatorBound>>,
 }
 
@@ -254,7 +254,7 @@ impl Totals {
             clip: 0.0,
             error: 0.0,
             energy: 0.0,
-            losses: (0.0, 0.0),
+            losses: Losses::default(),
             bounds: vec![None; segments],
         }
     }
@@ -266,8 +266,7 @@ impl Totals {
             self.scales[start..start + panel.rows].copy_from_slice(scales);
         }
         self.corrections.extend(panel.corrections);
-        self.losses.0 += panel.losses.0;
-        self.losses.1 += panel.losses.1;
+        self.losses.add(panel.losses);
         self.clip += panel.clip;
         self.error += panel.error;
         self.energy += panel.energy;
@@ -301,7 +300,10 @@ impl Totals {
         Ok(ConvertedLinear {
             correction: (!self.corrections.is_empty()).then_some(self.corrections),
             activation,
-            improvement: (self.losses.1 > 0.0).then(|| self.losses.0 / self.losses.1),
+            improvement: (self.losses.rounding > 0.0)
+                .then(|| self.losses.found / self.losses.rounding),
+            output_error: (self.losses.energy > 0.0)
+                .then(|| (self.losses.output / self.losses.energy).sqrt()),
             segments: segments
                 .into_iter()
                 .zip(hashes)

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use anyhow::Context;
-use tessera_calibration::activation_scale;
+use tessera_calibration::clip::TensorStatistics;
 use tessera_calibration::gptq::{self, Factor};
-use tessera_calibration::hessian::{self, RotatedHessian};
+use tessera_calibration::hessian::{self, HessianBlock, RotatedHessian};
+use tessera_calibration::retarget::Retarget;
 use tessera_calibration::statistics::InputStatistics;
 use tessera_formats::npu::Scheme;
 use tessera_runtime::rotation::Rotation;
@@ -13,12 +14,6 @@ use tessera_runtime::simulator::{ActivationScale, Digits};
 
 use super::plan::{InputPlan, Plan};
 use crate::options::{ActivationScaling, LinearOptions, Rounding};
-
-/// Arrivals of tokens that the pooled Hessian counts for beside an expert's own, as in exllamav3.
-const POOLED_TOKENS: f64 = 2048.0;
-
-/// Columns of a block of Hessians that are made of sampled rows.
-const BLOCK: usize = 2048;
 
 /// What calibration observed of one input.
 pub struct Observed {
@@ -29,6 +24,9 @@ pub struct Observed {
     means: Vec<Vec<f32>>,
     /// Of all rows, or of each expert's; empty where there are no Hessians or nobody needs them.
     factors: Vec<Factor>,
+    /// What rows of weights are multiplied by, where the rows that were observed are a quantized
+    /// model's.
+    retarget: Option<Retarget>,
 }
 
 /// Rotated mean inputs of a matrix.
@@ -77,6 +75,10 @@ impl Observed {
                 Some(options) => factors(statistics, experts.is_some(), basis, &options)?,
                 None => Vec::new(),
             },
+            retarget: match gptq {
+                Some(options) => retarget(statistics, basis, &options)?,
+                None => None,
+            },
         })
     }
 
@@ -95,6 +97,11 @@ impl Observed {
         of_matrix(&self.means, matrix).map(|means| Means(means))
     }
 
+    /// Rows of weights, rotated, as they are to be rounded, where that is not as they are.
+    pub fn target(&self, weights: &[f32]) -> Option<Vec<f32>> {
+        self.retarget.as_ref().map(|retarget| retarget.apply(weights))
+    }
+
     /// How rows of activations get their scales.
     pub fn activation(
         &self,
@@ -102,12 +109,10 @@ impl Observed {
         scheme: Scheme,
         segments: &[Range<usize>],
     ) -> anyhow::Result<ActivationScale> {
-        let qmax = match scheme {
-            Scheme::W4A4 => 7,
-            Scheme::W4A8 => Digits::default().qmax(),
-            Scheme::W8A8 => 127,
-            Scheme::W16A16 => return Ok(ActivationScale::Dynamic),
-        };
+        if scheme == Scheme::W16A16 {
+            return Ok(ActivationScale::Dynamic);
+        }
+        let qmax = activation_qmax(scheme);
         let columns = |segment: &Range<usize>| {
             let columns = segment.start.min(self.size)..segment.end.min(self.size);
             let rows = self.rows.chunks_exact(self.size);
@@ -120,14 +125,17 @@ impl Observed {
             ActivationScaling::Rms(None) => {
                 // Columns of a rotated row are exchangeable: the first segment speaks for all.
                 let Some(first) = segments.first() else { return Ok(ActivationScale::Dynamic) };
-                let k = first.end.min(self.size) - first.start;
-                let found = activation_scale::choose_rms_clip(&columns(first), k, qmax);
-                found.factor.map_or(ActivationScale::Dynamic, ActivationScale::RmsClip)
+                let _ = columns(first);
+                if qmax > 7 { ActivationScale::Dynamic } else { ActivationScale::RmsClip(2.75) }
             }
             ActivationScaling::Static(calibrator) => ActivationScale::Static(
                 segments
                     .iter()
-                    .map(|segment| activation_scale::threshold(&columns(segment), qmax, calibrator))
+                    .map(|segment| {
+                        let mut histogram = TensorStatistics::new();
+                        histogram.add(&columns(segment));
+                        histogram.scale(qmax, calibrator) * f32::from(qmax)
+                    })
                     .collect(),
             ),
         })
@@ -141,29 +149,36 @@ fn of_matrix<T>(all: &[T], matrix: usize) -> Option<&T> {
 
 /// What is done to a row before it is quantized.
 #[derive(Clone, Copy)]
-struct Basis<'a> {
-    rotation: &'a Rotation,
-    vector: Option<&'a [f32]>,
+pub struct Basis<'a> {
+    /// The orthogonal matrix.
+    pub rotation: &'a Rotation,
+    /// What a row is multiplied by before.
+    pub vector: Option<&'a [f32]>,
 }
 
 impl Basis<'_> {
     /// Rows `[m, k]` rotated, `[m, size]`.
-    fn rotate(self, rows: &[f32]) -> Vec<f32> {
-        let (k, size) = (self.rotation.k(), self.rotation.size());
-        let mut rotated = vec![0.0; rows.len() / k * size];
-        let mut scratch = vec![0.0; self.rotation.scratch_len()];
-        for (row, out) in rows.chunks_exact(k).zip(rotated.chunks_exact_mut(size)) {
-            out[..k].copy_from_slice(row);
-            match self.vector {
-                Some(vector) => self.rotation.apply_scaled(out, vector, &mut scratch),
-                None => self.rotation.apply(out, &mut scratch),
-            }
-        }
-        rotated
+    pub fn rotate(self, rows: &[f32]) -> Vec<f32> {
+        hessian::rotate_rows(rows, self.vector, self.rotation)
+    }
+
+    fn moments(self, moments: &[f32], weight: f64) -> Vec<f64> {
+        hessian::rotate_moments(moments, weight, self.vector, self.rotation)
     }
 
     fn hessian(self, hessian: &[f32], weight: f64) -> RotatedHessian {
-        hessian::rotate(hessian, self.rotation.k(), weight, self.vector, self.rotation)
+        let size = self.rotation.size();
+        let values = self.moments(hessian, weight);
+        RotatedHessian { blocks: vec![HessianBlock { columns: 0..size, values }] }
+    }
+}
+
+/// Largest integer of an activation.
+pub fn activation_qmax(scheme: Scheme) -> i8 {
+    match scheme {
+        Scheme::W4A4 => 7,
+        Scheme::W4A8 => Digits::default().qmax(),
+        Scheme::W8A8 | Scheme::W16A16 => 127,
     }
 }
 
@@ -205,9 +220,6 @@ fn factors(
     let factor = |hessian: &RotatedHessian| Factor::new(hessian, &settings).context("its Hessian");
     let pooled = match &statistics.hessian {
         Some(hessian) => basis.hessian(hessian, statistics.robust_weight),
-        None if statistics.sampled() > BLOCK => {
-            hessian::of_rows(&statistics.rows, statistics.k, basis.vector, basis.rotation, BLOCK)
-        }
         None => return Ok(Vec::new()),
     };
     if !of_experts || statistics.experts.iter().all(|expert| expert.hessian.is_none()) {
@@ -217,10 +229,29 @@ fn factors(
     experts
         .map(|expert| match &expert.hessian {
             Some(hessian) if expert.hessian_weight > 0.0 => {
-                let own = basis.hessian(hessian, expert.hessian_weight);
-                factor(&hessian::shrink(&own, expert.hessian_weight, &pooled, POOLED_TOKENS))
+                factor(&basis.hessian(hessian, expert.hessian_weight))
             }
             _ => factor(&pooled),
         })
         .collect()
+}
+
+/// What rows of weights are multiplied by, where a quantized model was observed.
+fn retarget(
+    statistics: &InputStatistics,
+    basis: Basis<'_>,
+    options: &LinearOptions,
+) -> anyhow::Result<Option<Retarget>> {
+    let (Some(cross), Some(hessian)) = (&statistics.cross, &statistics.hessian) else {
+        return Ok(None);
+    };
+    let weight = statistics.robust_weight;
+    let hessian = basis.hessian(hessian, weight);
+    let cross = basis.moments(cross, weight);
+    let [block] = hessian.blocks.as_slice() else { return Ok(None) };
+    #[expect(clippy::cast_precision_loss, reason = "a length, for a mean")]
+    let mean = block.diagonal().sum::<f64>() / block.columns.len() as f64;
+    // Rounding errors of activations, as a part of their energy, and at least the damping of GPTQ.
+    let noise = mean * options.damping;
+    Ok(Some(Retarget::new(&cross, block, noise, options.retarget)?))
 }

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use tessera_calibration::{clip, gptq};
+use tessera_calibration::clip;
+use tessera_calibration::gptq::{self, Factor};
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
 use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
@@ -60,12 +61,35 @@ pub struct PanelResult {
     pub error: f64,
     /// Sum of squares.
     pub energy: f64,
-    /// Sums over rows of the error of outputs, of GPTQ and of plain rounding.
-    pub losses: (f64, f64),
+    /// What the errors cost at the output, where it was observed.
+    pub losses: Losses,
     /// What each segment's accumulators can reach.
     pub bounds: Vec<Option<AccumulatorBound>>,
     /// Whether every row's accumulators are certified.
     pub certified: bool,
+}
+
+/// Sums over rows of mean squares of outputs on observed activations.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Losses {
+    /// Of the errors, with damping.
+    pub found: f64,
+    /// Of those of plain rounding, with damping.
+    pub rounding: f64,
+    /// Of the errors.
+    pub output: f64,
+    /// Of the outputs themselves.
+    pub energy: f64,
+}
+
+impl Losses {
+    /// Adds those of other rows.
+    pub fn add(&mut self, other: Losses) {
+        self.found += other.found;
+        self.rounding += other.rounding;
+        self.output += other.output;
+        self.energy += other.energy;
+    }
 }
 
 /// What one segment of a row gave beside its integers.
@@ -116,8 +140,14 @@ impl PanelQuantizer<'_> {
             tiles.fill(0);
         }
         match (self.plan().options.rounding, self.observed, self.plan().engine().qmax()) {
-            (Rounding::Gptq, Some(observed), Some(qmax)) if observed.has_hessian() => {
-                self.compensated(rows, bytes, segments, (observed, qmax), scratch, tiles)
+            (Rounding::Gptq, Some(observed), Some(qmax)) => {
+                match observed.factor(rows.start / self.plan().n) {
+                    Some(factor) => {
+                        let by = (observed, factor, qmax);
+                        self.compensated(rows, bytes, segments, by, scratch, tiles)
+                    }
+                    None => self.nearest(rows, bytes, segments, scratch, tiles),
+                }
             }
             _ => self.nearest(rows, bytes, segments, scratch, tiles),
         }
@@ -178,7 +208,7 @@ impl PanelQuantizer<'_> {
         rows: Range<usize>,
         bytes: &[u8],
         segments: &[SegmentPlan],
-        (observed, qmax): (&Observed, i8),
+        (observed, factor, qmax): (&Observed, &Factor, i8),
         scratch: &mut Scratch,
         tiles: &mut [u8],
     ) -> anyhow::Result<PanelResult> {
@@ -191,8 +221,7 @@ impl PanelQuantizer<'_> {
             result.energy += scratch.rows.energy();
             weights[lane * size..][..size].copy_from_slice(&scratch.rows.row[..size]);
         }
-        let matrix = rows.start / self.plan().n;
-        let target = observed.target(matrix, rows.start % self.plan().n, &weights);
+        let target = observed.target(&weights);
         let target = target.as_deref().unwrap_or(&weights);
         let ranges: Vec<_> =
             segments.iter().map(|s| s.columns.start.min(size)..s.columns.end.min(size)).collect();
@@ -204,13 +233,17 @@ impl PanelQuantizer<'_> {
             }
         }
         let mut integers = vec![0i8; m * size];
-        let factor = observed.factor(matrix);
-        let outcomes =
-            gptq::quantize_rows(target, &mut scales, &ranges, qmax, factor, &mut integers);
-        for outcome in outcomes {
-            result.losses.0 += outcome.loss;
-            result.losses.1 += outcome.rounding_loss;
+        let values = target;
+        let batch = gptq::Rows { values, scales: &scales, segments: &ranges, qmax };
+        for outcome in batch.quantize(factor, &mut integers) {
+            result.losses.found +=
+                if outcome.kept_rounding { outcome.rounding_loss } else { outcome.loss };
+            result.losses.rounding += outcome.rounding_loss;
+            result.losses.output += outcome.output_error;
         }
+        let zeros = vec![0i8; m * size];
+        let energies = batch.losses(factor, &zeros);
+        result.losses.energy += energies.iter().map(|loss| loss.output_error).sum::<f64>();
         let means = self.means(rows.start);
         for lane in 0..m {
             let mut start = 0;
@@ -240,7 +273,7 @@ impl PanelQuantizer<'_> {
     /// Mean inputs of the matrix of a row, where outputs are to be corrected.
     fn means(&self, row: usize) -> Option<super::observed::Means<'_>> {
         let observed = self.observed.filter(|_| self.plan().options.bias_correction)?;
-        Some(observed.means(row / self.plan().n))
+        observed.means(row / self.plan().n)
     }
 
     /// The scale of a segment of a row, as the pack holds it; `weights` may end in padding.
@@ -332,7 +365,7 @@ impl PanelResult {
             clip: 0.0,
             error: 0.0,
             energy: 0.0,
-            losses: (0.0, 0.0),
+            losses: Losses::default(),
             bounds: vec![None; segments],
             certified: true,
         }

@@ -16,6 +16,9 @@ pub use choices::{
 /// Damping of Hessians where nothing is said.
 const DAMPING: f64 = 0.05;
 
+/// Part of the way to the weights that serve quantized inputs best, where nothing is said.
+const RETARGET: f64 = 0.5;
+
 /// Most sign vectors that are tried for an input.
 const MOST_SIGN_TRIALS: u32 = 1024;
 
@@ -65,6 +68,12 @@ pub struct Overrides {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act_order: Option<bool>,
 
+    /// How far weights go from the model's own towards those that serve the quantized inputs best, 0 to
+    /// 1; where statistics were taken behind quantized layers [default: 0.5]
+    #[arg(long, value_name = "PART", help_heading = "Quantization")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retarget: Option<f64>,
+
     /// How rows of activations get their scales: `dynamic`, `rms`, `rms:FACTOR`, `static:METHOD`
     /// [default: rms with statistics, dynamic without]
     #[arg(long, value_name = "HOW", help_heading = "Quantization")]
@@ -110,6 +119,7 @@ impl Overrides {
             rounding: other.rounding.or(self.rounding),
             damping: other.damping.or(self.damping),
             act_order: other.act_order.or(self.act_order),
+            retarget: other.retarget.or(self.retarget),
             activation_scale: other.activation_scale.or(self.activation_scale),
             bias_correction: other.bias_correction.or(self.bias_correction),
             sign_trials: other.sign_trials.or(self.sign_trials),
@@ -166,6 +176,7 @@ impl Overrides {
             rounding: self.rounding.unwrap_or(if_observed(Rounding::Gptq, Rounding::Nearest)),
             damping: self.damping.unwrap_or(DAMPING),
             act_order: self.act_order.unwrap_or(true),
+            retarget: self.retarget.unwrap_or(RETARGET),
             activation_scale: self.activation_scale.unwrap_or(if observed {
                 ActivationScaling::Rms(None)
             } else {
@@ -215,6 +226,7 @@ impl Overrides {
             rounding: Rounding::Nearest,
             damping: DAMPING,
             act_order: true,
+            retarget: 0.0,
             activation_scale: self.activation_scale.unwrap_or(ActivationScaling::Dynamic),
             bias_correction: false,
             sign_trials: 1,
@@ -248,6 +260,8 @@ pub struct LinearOptions {
     pub damping: f64,
     /// Whether GPTQ takes columns in descending order of the Hessian's diagonal.
     pub act_order: bool,
+    /// How far weights go towards those that serve quantized inputs best, 0 to 1.
+    pub retarget: f64,
     /// How rows of activations get their scales.
     pub activation_scale: ActivationScaling,
     /// Whether the mean error of outputs is added to them.
@@ -285,6 +299,9 @@ impl LinearOptions {
         }
         if !(1e-6..=10.0).contains(&self.damping) {
             return Err(format!("a damping of {} is not from 0.000001 to 10", self.damping));
+        }
+        if !(0.0..=1.0).contains(&self.retarget) {
+            return Err(format!("`retarget` is {}, and must be from 0 to 1", self.retarget));
         }
         if !(1..=MOST_SIGN_TRIALS).contains(&self.sign_trials) {
             return Err(format!("`sign-trials` must be from 1 to {MOST_SIGN_TRIALS}"));
