@@ -1,5 +1,6 @@
-//! Which numbers to choose: clip searches, scales, equalization.
+//! Which numbers to choose: observation of activations, clip searches, scales, equalization.
 
 pub mod clip;
 pub mod equalize;
 pub mod rk_llama;
+pub mod statistics;

@@ -39,9 +39,32 @@ impl Default for TensorStatistics {
 }
 
 impl TensorStatistics {
+    /// Bins of the histogram.
+    pub const BINS: usize = BINS;
+
     /// Of no elements.
     pub fn new() -> Self {
         TensorStatistics { exponent: LEAST_EXPONENT, counts: vec![0; BINS], amax: 0.0 }
+    }
+
+    /// Of the histogram that [`Self::histogram`] and [`Self::exponent`] give, and its amax; `None` if
+    /// no elements have them.
+    pub fn from_histogram(exponent: i32, counts: &[u64], amax: f32) -> Option<Self> {
+        let total = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count))?;
+        let fits = amax.is_finite() && amax >= 0.0 && exponent == exponent_for(amax);
+        let last = counts.iter().rposition(|&count| count > 0);
+        let expected = (total > 0).then(|| bin(amax, power(-exponent)));
+        if !fits || counts.len() > BINS || last != expected || (total == 0 && amax > 0.0) {
+            return None;
+        }
+        let mut statistics = TensorStatistics { exponent, counts: counts.to_vec(), amax };
+        statistics.counts.resize(BINS, 0);
+        Some(statistics)
+    }
+
+    /// Log2 of the width of a bin.
+    pub fn exponent(&self) -> i32 {
+        self.exponent
     }
 
     /// Adds finite elements of the tensor.
@@ -51,13 +74,7 @@ impl TensorStatistics {
         self.widen(exponent_for(amax));
         let reciprocal = power(-self.exponent);
         for w in elements {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "not negative, and the floor is wanted"
-            )]
-            let bin = (w.abs() * reciprocal) as usize;
-            if let Some(count) = self.counts.get_mut(bin.min(BINS - 1)) {
+            if let Some(count) = self.counts.get_mut(bin(*w, reciprocal)) {
                 *count += 1;
             }
         }
@@ -160,6 +177,17 @@ impl TensorStatistics {
     }
 }
 
+/// The bin of an element, for bins of which `reciprocal` is one over the width.
+fn bin(w: f32, reciprocal: f32) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and the floor is wanted"
+    )]
+    let bin = (w.abs() * reciprocal) as usize;
+    bin.min(BINS - 1)
+}
+
 /// Least exponent of a bin's width that keeps `amax` within the bins.
 fn exponent_for(amax: f32) -> i32 {
     // Exponent of the power of two at or below amax: amax < 2^(floor + 1) = 2^(e + 11).
@@ -249,6 +277,29 @@ mod tests {
                 assert!(found < 1.02 * least, "{distribution:?} {qmax}: {found} above {least}");
             }
         }
+    }
+
+    #[test]
+    fn a_histogram_is_taken_back_only_if_elements_can_have_it() {
+        let back = |statistics: &TensorStatistics| {
+            let (counts, _) = statistics.histogram();
+            TensorStatistics::from_histogram(statistics.exponent(), counts, statistics.amax())
+        };
+        let mut statistics = TensorStatistics::new();
+        assert_eq!(back(&statistics).as_ref(), Some(&statistics));
+        for elements in [&[0.0, 1e-42][..], &[0.3, -7.5, 2.0], &[f32::MAX]] {
+            statistics.add(elements);
+            assert_eq!(back(&statistics).as_ref(), Some(&statistics), "{elements:?}");
+        }
+        let of = TensorStatistics::from_histogram;
+        assert!(of(-10, &[1, 2], 0.0015).is_none(), "width");
+        assert!(of(-20, &[1, 2], 0.0015).is_none(), "amax in another bin");
+        assert!(of(LEAST_EXPONENT, &[], 1.0).is_none());
+        assert!(of(LEAST_EXPONENT, &[u64::MAX, 1], 0.0).is_none());
+        assert!(of(118, &[1], f32::INFINITY).is_none());
+        assert!(of(LEAST_EXPONENT, &[0; BINS + 1], 0.0).is_none());
+        assert!(of(LEAST_EXPONENT, &[1], f32::NAN).is_none());
+        assert!(of(i32::MIN, &[1], 0.0).is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 /// A view of f32 values as a matrix.
 #[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
+pub struct Matrix<'a> {
     values: &'a [f32],
     rows: usize,
     columns: usize,
@@ -23,14 +23,15 @@ impl<'a> Matrix<'a> {
     /// # Panics
     ///
     /// If `values` is too short.
-    pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+    pub fn new(values: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
         assert!(columns <= stride, "rows do not overlap");
         assert!(rows == 0 || (rows - 1) * stride + columns <= values.len(), "matrix in bounds");
         Matrix { values, rows, columns, row_stride: stride, column_stride: 1 }
     }
 
     /// The transposed view.
-    pub(crate) fn transposed(self) -> Self {
+    #[must_use]
+    pub fn transposed(self) -> Self {
         Matrix {
             rows: self.columns,
             columns: self.rows,
@@ -46,7 +47,7 @@ impl<'a> Matrix<'a> {
 /// # Panics
 ///
 /// If the shapes do not agree or `out` is too short.
-pub(crate) fn multiply(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], stride: usize) {
+pub fn multiply(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], stride: usize) {
     assert!(b.columns <= stride, "rows do not overlap");
     assert!(a.rows == 0 || (a.rows - 1) * stride + b.columns <= out.len(), "matrix in bounds");
     let (rows, columns) = (0..a.rows, 0..b.columns);
@@ -54,13 +55,13 @@ pub(crate) fn multiply(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], stride: us
 }
 
 /// A rectangle of an output matrix, which no other block overlaps.
-pub(crate) struct Block<'a> {
+pub struct Block<'a> {
     start: *mut f32,
     stride: usize,
     /// Its rows in the output.
-    pub(crate) rows: Range<usize>,
+    pub rows: Range<usize>,
     /// Its columns in the output.
-    pub(crate) columns: Range<usize>,
+    pub columns: Range<usize>,
     of: PhantomData<&'a mut [f32]>,
 }
 
@@ -74,7 +75,21 @@ impl Block<'_> {
     /// # Panics
     ///
     /// If the shapes do not agree.
-    pub(crate) fn multiply(self, a: Matrix<'_>, b: Matrix<'_>) {
+    pub fn multiply(self, a: Matrix<'_>, b: Matrix<'_>) {
+        self.combine(a, b, 0.0);
+    }
+
+    /// `a · b` is added to the block.
+    ///
+    /// # Panics
+    ///
+    /// If the shapes do not agree.
+    pub fn add_product(self, a: Matrix<'_>, b: Matrix<'_>) {
+        self.combine(a, b, 1.0);
+    }
+
+    /// The block becomes `a · b` plus `kept` times what it was.
+    fn combine(self, a: Matrix<'_>, b: Matrix<'_>, kept: f32) {
         assert_eq!((a.rows, a.columns, b.columns), (self.rows.len(), b.rows, self.columns.len()));
         let signed = |stride: usize| isize::try_from(stride).unwrap_or(isize::MAX);
         // SAFETY: `a` and `b` are in bounds by the construction of `Matrix`; every element of the
@@ -92,7 +107,7 @@ impl Block<'_> {
                 b.values.as_ptr(),
                 signed(b.row_stride),
                 signed(b.column_stride),
-                0.0,
+                kept,
                 self.start,
                 signed(self.stride),
                 1,
@@ -105,7 +120,7 @@ impl Block<'_> {
     /// # Panics
     ///
     /// If there is none.
-    pub(crate) fn set(&mut self, row: usize, column: usize, value: f32) {
+    pub fn set(&mut self, row: usize, column: usize, value: f32) {
         assert!(row < self.rows.len() && column < self.columns.len(), "element in the block");
         // SAFETY: the element is one of the block's.
         unsafe { *self.start.add(row * self.stride + column) = value };
@@ -122,7 +137,7 @@ impl Block<'_> {
 /// # Panics
 ///
 /// If `out` is not a whole number of rows.
-pub(crate) fn for_each_block<T, E: Send>(
+pub fn for_each_block<T, E: Send>(
     out: &mut [f32],
     n: usize,
     (rows, columns): (usize, usize),

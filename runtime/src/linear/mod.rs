@@ -5,7 +5,7 @@ mod activations;
 pub mod candle;
 mod error;
 pub mod float;
-pub(crate) mod gemm;
+pub mod gemm;
 pub mod ggml_rounding;
 mod shape;
 
