@@ -1,6 +1,7 @@
 //! Which numbers to choose: observation of activations, clip searches, scales, equalization.
 
 pub mod clip;
+pub mod collect;
 pub mod equalize;
 pub mod gptq;
 pub mod hessian;

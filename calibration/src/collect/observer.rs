@@ -1,0 +1,124 @@
+//! The observer of one layer: rows go to the accumulators of their inputs.
+
+use std::sync::{Mutex, PoisonError};
+
+use tessera_runtime::decoder::{Decoder, Observer};
+use tessera_runtime::linear::Activations;
+use tessera_runtime::model::{ModelError, names};
+
+use crate::statistics::{Accumulator, InputStatistics, ObservationOptions, StatisticsError};
+
+/// An input of a layer, before anything is observed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct InputShape {
+    /// Names of the linears that read it.
+    pub(super) linears: Vec<String>,
+    /// Channels.
+    pub(super) k: usize,
+    /// Number of experts; `None` for plain linears.
+    pub(super) experts: Option<usize>,
+}
+
+/// The inputs of a layer, in order.
+pub(super) fn inputs_of(
+    decoder: &Decoder<'_>,
+    layer: usize,
+) -> Result<Vec<InputShape>, ModelError> {
+    let shape = |linears: Vec<String>| {
+        let tensor = linears.first().cloned().unwrap_or_default();
+        let dims = decoder.linear_dims(&tensor).unwrap_or_default();
+        let dims = dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<Vec<_>, _>>();
+        match dims.as_deref() {
+            Ok(&[k, _]) => Ok(InputShape { linears, k, experts: None }),
+            Ok(&[k, _, experts]) => Ok(InputShape { linears, k, experts: Some(experts) }),
+            _ => Err(ModelError::MissingTensor { tensor }),
+        }
+    };
+    decoder.layer_inputs(layer).into_iter().map(shape).collect()
+}
+
+/// The head's input. A head that shares the embedding is a linear of its own all the same.
+pub(super) fn head_input(decoder: &Decoder<'_>) -> InputShape {
+    InputShape { linears: vec![names::HEAD.to_owned()], k: decoder.model().width, experts: None }
+}
+
+/// Takes the statistics of a layer's inputs.
+pub(super) struct LayerObserver(Mutex<Inputs>);
+
+struct Inputs {
+    /// Each with the name of its first linear.
+    accumulators: Vec<(String, Accumulator)>,
+    /// Rows that came to an expert.
+    gathered: Vec<f32>,
+    failure: Option<StatisticsError>,
+}
+
+impl LayerObserver {
+    pub(super) fn new(
+        inputs: Vec<InputShape>,
+        options: &ObservationOptions,
+    ) -> Result<Self, StatisticsError> {
+        let accumulators = inputs.into_iter().map(|InputShape { linears, k, experts }| {
+            let name = linears.first().cloned().unwrap_or_default();
+            Ok((name, Accumulator::new(linears, k, experts, options)?))
+        });
+        let accumulators = accumulators.collect::<Result<_, StatisticsError>>()?;
+        Ok(LayerObserver(Mutex::new(Inputs { accumulators, gathered: Vec::new(), failure: None })))
+    }
+
+    /// Adds rows of the input of `linear`; the first failure is kept.
+    pub(super) fn add(&self, linear: &str, expert: Option<usize>, rows: &[f32]) {
+        self.inputs().add(linear, expert, rows);
+    }
+
+    /// The first failure, if there was one.
+    pub(super) fn check(&self) -> Result<(), StatisticsError> {
+        self.inputs().failure.take().map_or(Ok(()), Err)
+    }
+
+    /// The statistics, in the order of the inputs.
+    pub(super) fn finish(self) -> Vec<InputStatistics> {
+        let inputs = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        inputs.accumulators.into_iter().map(|(_, accumulator)| accumulator.finish()).collect()
+    }
+
+    fn inputs(&self) -> std::sync::MutexGuard<'_, Inputs> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inputs {
+    fn add(&mut self, linear: &str, expert: Option<usize>, rows: &[f32]) {
+        if self.failure.is_some() {
+            return;
+        }
+        let mut accumulators = self.accumulators.iter_mut();
+        let added = match accumulators.find(|(name, _)| name == linear) {
+            Some((_, accumulator)) => accumulator.add(expert, rows),
+            None => Err(StatisticsError::Input {
+                input: linear.to_owned(),
+                what: "no place among the layer's inputs",
+            }),
+        };
+        self.failure = added.err();
+    }
+}
+
+impl Observer for LayerObserver {
+    fn observe(
+        &self,
+        linears: &[&str],
+        expert: Option<usize>,
+        x: &Activations<'_>,
+        rows: Option<&[usize]>,
+    ) {
+        let linear = linears.first().copied().unwrap_or_default();
+        let mut inputs = self.inputs();
+        let Some(rows) = rows else { return inputs.add(linear, expert, x.values()) };
+        let mut gathered = std::mem::take(&mut inputs.gathered);
+        gathered.clear();
+        gathered.extend(rows.iter().flat_map(|&row| x.row(row)));
+        inputs.add(linear, expert, &gathered);
+        inputs.gathered = gathered;
+    }
+}

@@ -1,0 +1,205 @@
+//! The loop over layers and chunks.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use tessera_runtime::decoder::{Layer, LayerCache, Observer, Sequence};
+use tessera_runtime::model::ModelError;
+
+use super::observer::{LayerObserver, head_input, inputs_of};
+use super::plan::Plan;
+use super::states::States;
+use super::work::WorkFolder;
+use super::{CollectError, Collection, Progress};
+use crate::statistics::{InputStatistics, Statistics};
+
+/// What a run gives: the statistics of all inputs, in memory or in files of a work folder.
+pub(super) struct Collected {
+    pub(super) inputs: Vec<InputStatistics>,
+    pub(super) parts: Vec<PathBuf>,
+    pub(super) work: Option<WorkFolder>,
+}
+
+/// Runs all layers that are not finished, and the head's norm.
+pub(super) fn run(
+    collection: &Collection<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Collected, CollectError> {
+    check(collection)?;
+    run_as(collection, Plan::new(collection)?, progress)
+}
+
+/// The same by a plan.
+pub(super) fn run_as(
+    collection: &Collection<'_>,
+    plan: Plan,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Collected, CollectError> {
+    let work = collection.work.map(|path| WorkFolder::open(path, collection)).transpose()?;
+    let layers = collection.decoder.model().layers;
+    let first = work.as_ref().map_or(Ok(0), WorkFolder::finished)?;
+    if first > layers {
+        let path = collection.work.unwrap_or_else(|| std::path::Path::new("")).to_owned();
+        let what = format!("has states of layer {first}, and the model {layers} layers");
+        return Err(CollectError::Damaged { path, what });
+    }
+    let mut run = Run {
+        collection,
+        plan,
+        states: States::embedded(collection, plan.states_in_memory),
+        meter: Meter::new(collection, first, progress),
+        inputs: Vec::new(),
+        work,
+    };
+    if let Some(work) = &run.work {
+        run.states.load(work, first)?;
+    }
+    for index in first..layers {
+        run.layer(index)?;
+    }
+    run.head()?;
+    let Run { inputs, work, .. } = run;
+    let parts = work.iter().flat_map(|work| (0..=layers).map(|index| work.part(index)));
+    Ok(Collected { inputs, parts: parts.collect(), work })
+}
+
+fn check(collection: &Collection<'_>) -> Result<(), CollectError> {
+    let first = collection.chunks.first().filter(|chunk| !chunk.is_empty());
+    let expected = first.ok_or(CollectError::NoChunks)?.len();
+    match collection.chunks.iter().enumerate().find(|(_, chunk)| chunk.len() != expected) {
+        Some((chunk, other)) => {
+            Err(CollectError::ChunkLength { chunk, expected, found: other.len() })
+        }
+        None => Ok(()),
+    }
+}
+
+struct Run<'a> {
+    collection: &'a Collection<'a>,
+    plan: Plan,
+    states: States<'a>,
+    meter: Meter<'a>,
+    inputs: Vec<InputStatistics>,
+    work: Option<WorkFolder>,
+}
+
+impl Run<'_> {
+    /// Observes a layer and takes the states through it.
+    fn layer(&mut self, index: usize) -> Result<(), CollectError> {
+        let Collection { decoder, chunks, options, prefix, .. } = self.collection;
+        let context = chunks.first().map_or(0, Vec::len);
+        let model = |source| CollectError::Model { layer: Some(index), source };
+        let observation = CollectError::observation(Some(index));
+        let inputs = inputs_of(decoder, index).map_err(model)?;
+        let observer = LayerObserver::new(inputs, options).map_err(&observation)?;
+        let layer = decoder.layer(index).map_err(model)?;
+        self.states.begin(self.work.as_ref(), index + 1)?;
+        for chunks in self.calls() {
+            let mut hidden = self.states.of(chunks.clone())?;
+            let passed = forward(&layer, &mut hidden, (chunks.len(), context), Some(&observer));
+            // What is not finite in the layer's inputs comes before what came of it.
+            observer.check().map_err(&observation)?;
+            passed.map_err(model)?;
+            if prefix.is_none() {
+                self.states.put(chunks.start, &hidden)?;
+            }
+            self.meter.add(&chunks, index);
+        }
+        let observed = self.keep(index, observer.finish())?;
+        if let Some(prefix) = prefix {
+            drop(layer);
+            let layer = prefix.layer(index, &observed);
+            let layer = layer.map_err(|source| CollectError::Prefix { layer: index, source })?;
+            let layer = layer.map_or_else(|| decoder.layer(index), Ok).map_err(model)?;
+            for chunks in self.calls() {
+                let mut hidden = self.states.of(chunks.clone())?;
+                forward(&layer, &mut hidden, (chunks.len(), context), None).map_err(model)?;
+                self.states.put(chunks.start, &hidden)?;
+                self.meter.add(&chunks, index);
+            }
+        }
+        if self.work.is_none() {
+            self.inputs.extend(observed);
+        }
+        self.states.advance(self.work.as_ref())
+    }
+
+    /// Observes what the head reads.
+    fn head(&mut self) -> Result<(), CollectError> {
+        let Collection { decoder, options, .. } = self.collection;
+        let observation = CollectError::observation(None);
+        let input = head_input(decoder);
+        let name = input.linears.concat();
+        let observer = LayerObserver::new(vec![input], options).map_err(&observation)?;
+        for chunks in self.calls() {
+            let rows = decoder.head_input(&self.states.of(chunks)?);
+            let rows = rows.map_err(|source| CollectError::Model { layer: None, source })?;
+            observer.add(&name, None, &rows);
+            observer.check().map_err(&observation)?;
+        }
+        let observed = self.keep(decoder.model().layers, observer.finish())?;
+        if self.work.is_none() {
+            self.inputs.extend(observed);
+        }
+        Ok(())
+    }
+
+    /// Chunks that pass through a layer together, call after call.
+    fn calls(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (count, call) = (self.collection.chunks.len(), self.plan.call);
+        (0..count).step_by(call).map(move |first| first..count.min(first + call))
+    }
+
+    /// Writes what was observed of a layer into the work folder, if there is one.
+    fn keep(
+        &self,
+        index: usize,
+        inputs: Vec<InputStatistics>,
+    ) -> Result<Vec<InputStatistics>, CollectError> {
+        let Some(work) = &self.work else { return Ok(inputs) };
+        let statistics = Statistics { provenance: self.collection.provenance.clone(), inputs };
+        statistics.write(&work.part(index))?;
+        Ok(statistics.inputs)
+    }
+}
+
+/// Takes hidden states of chunks through a layer, in place.
+fn forward(
+    layer: &Layer,
+    hidden: &mut [f32],
+    (chunks, tokens): (usize, usize),
+    observer: Option<&LayerObserver>,
+) -> Result<(), ModelError> {
+    let mut caches = vec![LayerCache::new(); chunks];
+    let mut sequences: Vec<_> = caches.iter_mut().map(|cache| Sequence { tokens, cache }).collect();
+    layer.forward(hidden, &mut sequences, observer.map(|observer| observer as &dyn Observer))
+}
+
+/// Work done, told to the caller.
+struct Meter<'a> {
+    progress: Progress,
+    /// Work of a chunk, by layer.
+    layers: Vec<u64>,
+    tell: &'a mut dyn FnMut(Progress),
+}
+
+impl<'a> Meter<'a> {
+    /// Of the layers from `first` on.
+    fn new(collection: &Collection<'_>, first: usize, tell: &'a mut dyn FnMut(Progress)) -> Self {
+        let decoder = collection.decoder;
+        let layers = (0..decoder.model().layers).map(|index| decoder.layer_bytes(index).max(1));
+        let layers: Vec<u64> = layers.collect();
+        let passes = if collection.prefix.is_some() { 2 } else { 1 };
+        let chunk = layers.iter().skip(first).fold(0, |sum: u64, &bytes| sum.saturating_add(bytes));
+        let chunks = u64::try_from(collection.chunks.len()).unwrap_or(u64::MAX);
+        let total = chunk.saturating_mul(passes).saturating_mul(chunks);
+        tell(Progress { done: 0, total });
+        Meter { progress: Progress { done: 0, total }, layers, tell }
+    }
+
+    fn add(&mut self, chunks: &Range<usize>, layer: usize) {
+        let work = self.layers[layer].saturating_mul(chunks.len() as u64);
+        self.progress.done = self.progress.done.saturating_add(work).min(self.progress.total);
+        (self.tell)(self.progress);
+    }
+}
