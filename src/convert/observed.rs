@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::Context;
 use tessera_calibration::clip::TensorStatistics;
 use tessera_calibration::gptq::{self, Factor};
-use tessera_calibration::hessian::{self, HessianBlock, RotatedHessian};
+use tessera_calibration::hessian::{self, RotatedHessian};
 use tessera_calibration::retarget::Retarget;
 use tessera_calibration::statistics::InputStatistics;
 use tessera_formats::npu::Scheme;
@@ -14,6 +14,15 @@ use tessera_runtime::simulator::{ActivationScale, Digits};
 
 use super::plan::{InputPlan, Plan};
 use crate::options::{ActivationScaling, LinearOptions, Rounding};
+
+/// Arrivals of tokens that the pooled Hessian counts for beside an expert's own, as in exllamav3.
+const POOLED_TOKENS: f64 = 2048.0;
+
+/// Sampled rows that a Hessian can be made of.
+const LEAST_ROWS: usize = 2048;
+
+/// Columns of a block of such a Hessian.
+const BLOCK: usize = 2048;
 
 /// What calibration observed of one input.
 pub struct Observed {
@@ -80,11 +89,6 @@ impl Observed {
                 None => None,
             },
         })
-    }
-
-    /// Whether GPTQ can be done.
-    pub fn has_hessian(&self) -> bool {
-        !self.factors.is_empty()
     }
 
     /// The factor of the Hessian of a matrix's input.
@@ -162,14 +166,8 @@ impl Basis<'_> {
         hessian::rotate_rows(rows, self.vector, self.rotation)
     }
 
-    fn moments(self, moments: &[f32], weight: f64) -> Vec<f64> {
-        hessian::rotate_moments(moments, weight, self.vector, self.rotation)
-    }
-
     fn hessian(self, hessian: &[f32], weight: f64) -> RotatedHessian {
-        let size = self.rotation.size();
-        let values = self.moments(hessian, weight);
-        RotatedHessian { blocks: vec![HessianBlock { columns: 0..size, values }] }
+        hessian::rotate(hessian, weight, self.vector, self.rotation)
     }
 }
 
@@ -220,16 +218,23 @@ fn factors(
     let factor = |hessian: &RotatedHessian| Factor::new(hessian, &settings).context("its Hessian");
     let pooled = match &statistics.hessian {
         Some(hessian) => basis.hessian(hessian, statistics.robust_weight),
+        None if statistics.sampled() >= LEAST_ROWS => {
+            hessian::of_rows(&statistics.rows, basis.vector, basis.rotation, BLOCK)
+        }
         None => return Ok(Vec::new()),
     };
     if !of_experts || statistics.experts.iter().all(|expert| expert.hessian.is_none()) {
         return Ok(vec![factor(&pooled)?]);
     }
+    let pool = statistics.hessian.as_deref().unwrap_or_default();
     let experts = statistics.experts.iter();
     experts
         .map(|expert| match &expert.hessian {
             Some(hessian) if expert.hessian_weight > 0.0 => {
-                factor(&basis.hessian(hessian, expert.hessian_weight))
+                let own = (hessian.as_slice(), expert.hessian_weight);
+                let pool = (pool, statistics.robust_weight);
+                let (sum, weight) = hessian::shrink(own, pool, POOLED_TOKENS);
+                factor(&basis.hessian(&sum, weight))
             }
             _ => factor(&pooled),
         })
@@ -247,7 +252,7 @@ fn retarget(
     };
     let weight = statistics.robust_weight;
     let hessian = basis.hessian(hessian, weight);
-    let cross = basis.moments(cross, weight);
+    let cross = hessian::rotate_cross(cross, weight, basis.vector, basis.rotation);
     let [block] = hessian.blocks.as_slice() else { return Ok(None) };
     #[expect(clippy::cast_precision_loss, reason = "a length, for a mean")]
     let mean = block.diagonal().sum::<f64>() / block.columns.len() as f64;

@@ -144,8 +144,7 @@ impl FactorBlock {
                 if row == column {
                     diagonal[i] + added(row)
                 } else if diagonal[i] > 0.0 && diagonal[j] > 0.0 {
-                    // The upper triangle, whichever of the two stands first.
-                    block.values[i.min(j) * count + i.max(j)]
+                    block.values[i * count + j]
                 } else {
                     0.0
                 }

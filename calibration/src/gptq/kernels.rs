@@ -7,25 +7,25 @@
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calls of functions with AVX2"))]
 
 /// Rows of a panel, side by side.
-pub(super) const LANES: usize = 64;
+pub(crate) const LANES: usize = 64;
 
 /// Rows of a tile.
-pub(super) const TILE_ROWS: usize = 4;
+pub(crate) const TILE_ROWS: usize = 4;
 
 /// Columns of a tile of f32, and of one of f64.
-pub(super) const TILE_COLUMNS: usize = 16;
-pub(super) const TILE_COLUMNS_F64: usize = 8;
+pub(crate) const TILE_COLUMNS: usize = 16;
+pub(crate) const TILE_COLUMNS_F64: usize = 8;
 
 /// 1.5 · 2^23: added to a number of magnitude below 2^22, it leaves that number in the mantissa,
 /// rounded to the nearest integer, ties to even.
 const ROUND: f32 = 12_582_912.0;
 
 /// One element of each row of a panel.
-pub(super) type Lanes = [f32; LANES];
+pub(crate) type Lanes = [f32; LANES];
 
 /// The instruction set that the loops were compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Isa {
+pub(crate) enum Isa {
     /// What every machine of this architecture has.
     Baseline,
     #[cfg(target_arch = "x86_64")]
@@ -34,7 +34,7 @@ pub(super) enum Isa {
 
 impl Isa {
     /// The best that this machine has. The answer is cached by the standard library.
-    pub(super) fn detect() -> Self {
+    pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") {
             return Isa::Avx2;
@@ -45,23 +45,23 @@ impl Isa {
 
 /// Scales of a panel's rows, their reciprocals, and the largest integer.
 #[derive(Clone, Debug)]
-pub(super) struct Grid {
-    pub(super) scale: Lanes,
-    pub(super) inverse: Lanes,
-    pub(super) qmax: f32,
+pub(crate) struct Grid {
+    pub(crate) scale: Lanes,
+    pub(crate) inverse: Lanes,
+    pub(crate) qmax: f32,
 }
 
 /// What the sweep adds up for each row of a panel.
 #[derive(Clone, Debug)]
-pub(super) struct Losses {
+pub(crate) struct Losses {
     /// `Σ weight·d²`.
-    pub(super) damped: [f64; LANES],
+    pub(crate) damped: [f64; LANES],
     /// `Σ added·e²`: the part of it that is not the Hessian's own.
-    pub(super) added: [f64; LANES],
+    pub(crate) added: [f64; LANES],
 }
 
 impl Losses {
-    pub(super) fn zero() -> Self {
+    pub(crate) fn zero() -> Self {
         Losses { damped: [0.0; LANES], added: [0.0; LANES] }
     }
 }
@@ -69,14 +69,14 @@ impl Losses {
 /// Weights of one column: the square of the factor's diagonal element, and what was added to the
 /// Hessian's.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Column {
-    pub(super) weight: f64,
-    pub(super) added: f64,
+pub(crate) struct Column {
+    pub(crate) weight: f64,
+    pub(crate) added: f64,
 }
 
 /// How the sweep comes by the integers of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Integers {
+pub(crate) enum Integers {
     /// Of the weight and the correction that the columns before it ask for: GPTQ.
     Corrected,
     /// Of the weight alone.
@@ -88,7 +88,7 @@ pub(super) enum Integers {
 /// Integers `q` of a column and their errors `error = w - s·q`, and adds to the losses with
 /// `d = error + correction`.
 #[expect(clippy::too_many_arguments, reason = "one column of everything that a panel holds")]
-pub(super) fn column(
+pub(crate) fn column(
     isa: Isa,
     integers: Integers,
     w: &Lanes,
@@ -152,7 +152,7 @@ fn round(target: &Lanes, grid: &Grid, q: &mut [i8; LANES]) {
 }
 
 /// `c[i] += a[i] · b` for each i, all of as many elements as `a` has.
-pub(super) fn spread(isa: Isa, c: &mut [Lanes], a: &[f32], b: &Lanes) {
+pub(crate) fn spread(isa: Isa, c: &mut [Lanes], a: &[f32], b: &Lanes) {
     match isa {
         Isa::Baseline => spread_body(c, a, b),
         #[cfg(target_arch = "x86_64")]
@@ -172,7 +172,7 @@ fn spread_body(c: &mut [Lanes], a: &[f32], b: &Lanes) {
 
 /// `c[i][j] += Σ_t a[t][i]·b[t][j]`, t ascending, for the tiles of `c`, `[4, 64]`; as many t as `a`
 /// is long, at most as many as `b`.
-pub(super) fn tiles(isa: Isa, c: &mut [Lanes; TILE_ROWS], a: &[[f32; TILE_ROWS]], b: &[Lanes]) {
+pub(crate) fn tiles(isa: Isa, c: &mut [Lanes; TILE_ROWS], a: &[[f32; TILE_ROWS]], b: &[Lanes]) {
     match isa {
         Isa::Baseline => tiles_body(c, a, b),
         #[cfg(target_arch = "x86_64")]
@@ -208,7 +208,7 @@ fn tiles_body(c: &mut [Lanes; TILE_ROWS], a: &[[f32; TILE_ROWS]], b: &[Lanes]) {
 /// # Panics
 ///
 /// If `c` is too short, or `first` above 4.
-pub(super) fn subtract(
+pub(crate) fn subtract(
     isa: Isa,
     c: &mut [f64],
     stride: usize,
@@ -257,7 +257,7 @@ mod avx2 {
 
     #[target_feature(enable = "avx2")]
     #[expect(clippy::too_many_arguments, reason = "as above")]
-    pub(super) fn column(
+    pub(crate) fn column(
         integers: Integers,
         w: &Lanes,
         correction: &Lanes,
@@ -271,17 +271,17 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn spread(c: &mut [Lanes], a: &[f32], b: &Lanes) {
+    pub(crate) fn spread(c: &mut [Lanes], a: &[f32], b: &Lanes) {
         super::spread_body(c, a, b);
     }
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn tiles(c: &mut [Lanes; TILE_ROWS], a: &[[f32; TILE_ROWS]], b: &[Lanes]) {
+    pub(crate) fn tiles(c: &mut [Lanes; TILE_ROWS], a: &[[f32; TILE_ROWS]], b: &[Lanes]) {
         super::tiles_body(c, a, b);
     }
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn subtract(
+    pub(crate) fn subtract(
         c: &mut [f64],
         stride: usize,
         a: &[[f64; TILE_COLUMNS_F64]],

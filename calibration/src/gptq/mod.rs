@@ -12,7 +12,7 @@
 
 pub(crate) mod cholesky;
 mod factor;
-mod kernels;
+pub(crate) mod kernels;
 mod rows;
 
 use std::ops::Range;
@@ -84,3 +84,6 @@ pub enum GptqError {
         damping: f64,
     },
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
