@@ -1,5 +1,6 @@
 //! The observer of one layer: rows go to the accumulators of their inputs.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use tessera_runtime::decoder::{Decoder, Observer};
@@ -50,10 +51,47 @@ struct Inputs {
     accumulators: Vec<(String, Accumulator)>,
     /// Rows that came to an expert.
     gathered: Vec<f32>,
+    /// The float model's rows of the same tokens, by linear.
+    reference: Reference,
     failure: Option<StatisticsError>,
 }
 
+/// Rows of plain linears' inputs, by the name of the first linear.
+pub(super) type Reference = HashMap<String, Vec<f32>>;
+
+/// Keeps what plain linears read.
+#[derive(Default)]
+pub(super) struct Recorder(Mutex<Reference>);
+
+impl Recorder {
+    /// What was read.
+    pub(super) fn into_rows(self) -> Reference {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Recorder {
+    fn observe(
+        &self,
+        linears: &[&str],
+        expert: Option<usize>,
+        x: &Activations<'_>,
+        rows: Option<&[usize]>,
+    ) {
+        if expert.is_none() && rows.is_none() {
+            let linear = linears.first().copied().unwrap_or_default().to_owned();
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.insert(linear, x.values().to_vec());
+        }
+    }
+}
+
 impl LayerObserver {
+    /// The float model's rows of the tokens that come next.
+    pub(super) fn set_reference(&self, reference: Reference) {
+        self.inputs().reference = reference;
+    }
+
     pub(super) fn new(
         inputs: Vec<InputShape>,
         options: &ObservationOptions,
@@ -63,7 +101,9 @@ impl LayerObserver {
             Ok((name, Accumulator::new(linears, k, experts, options)?))
         });
         let accumulators = accumulators.collect::<Result<_, StatisticsError>>()?;
-        Ok(LayerObserver(Mutex::new(Inputs { accumulators, gathered: Vec::new(), failure: None })))
+        let (gathered, reference) = (Vec::new(), Reference::new());
+        let inputs = Inputs { accumulators, gathered, reference, failure: None };
+        Ok(LayerObserver(Mutex::new(inputs)))
     }
 
     /// Adds rows of the input of `linear`; the first failure is kept.
@@ -94,7 +134,10 @@ impl Inputs {
         }
         let mut accumulators = self.accumulators.iter_mut();
         let added = match accumulators.find(|(name, _)| name == linear) {
-            Some((_, accumulator)) => accumulator.add(expert, rows),
+            Some((_, accumulator)) => match self.reference.get(linear) {
+                Some(reference) if expert.is_none() => accumulator.add_pair(rows, reference),
+                _ => accumulator.add(expert, rows),
+            },
             None => Err(StatisticsError::Input {
                 input: linear.to_owned(),
                 what: "no place among the layer's inputs",

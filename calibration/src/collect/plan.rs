@@ -29,7 +29,10 @@ impl Plan {
         let budget = collection.memory_budget_bytes;
         let context = chunks.first().map_or(0, Vec::len);
         let row = bytes(decoder.model().width);
+        // Of the float model, too, where states pass quantized layers.
+        let streams = if collection.prefix.is_some() { 2 } else { 1 };
         let states = row.saturating_mul(wide(context)).saturating_mul(wide(chunks.len()));
+        let states = states.saturating_mul(streams);
 
         let without = crate::statistics::ObservationOptions { hessians: false, ..options.clone() };
         let taken = |input: &InputShape| options.memory(input.k, input.experts);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tessera_runtime::decoder::{Layer, LayerCache, Observer, Sequence};
 use tessera_runtime::model::ModelError;
 
-use super::observer::{LayerObserver, head_input, inputs_of};
+use super::observer::{LayerObserver, Recorder, Reference, head_input, inputs_of};
 use super::plan::Plan;
 use super::states::States;
 use super::work::WorkFolder;
@@ -46,13 +46,19 @@ pub(super) fn run_as(
     let mut run = Run {
         collection,
         plan,
-        states: States::embedded(collection, plan.states_in_memory),
+        states: States::embedded(collection, "states", plan.states_in_memory),
+        reference: collection
+            .prefix
+            .map(|_| States::embedded(collection, "reference", plan.states_in_memory)),
         meter: Meter::new(collection, first, progress),
         inputs: Vec::new(),
         work,
     };
     if let Some(work) = &run.work {
         run.states.load(work, first)?;
+        if let Some(reference) = &mut run.reference {
+            reference.load(work, first)?;
+        }
     }
     for index in first..layers {
         run.layer(index)?;
@@ -78,6 +84,8 @@ struct Run<'a> {
     collection: &'a Collection<'a>,
     plan: Plan,
     states: States<'a>,
+    /// Those of the float model, where the others pass quantized layers.
+    reference: Option<States<'a>>,
     meter: Meter<'a>,
     inputs: Vec<InputStatistics>,
     work: Option<WorkFolder>,
@@ -94,7 +102,19 @@ impl Run<'_> {
         let observer = LayerObserver::new(inputs, options).map_err(&observation)?;
         let layer = decoder.layer(index).map_err(model)?;
         self.states.begin(self.work.as_ref(), index + 1)?;
+        if let Some(reference) = &mut self.reference {
+            reference.begin(self.work.as_ref(), index + 1)?;
+        }
         for chunks in self.calls() {
+            if let Some(reference) = &mut self.reference {
+                let recorder = Recorder::default();
+                let mut hidden = reference.of(chunks.clone())?;
+                let shape = (chunks.len(), context);
+                forward(&layer, &mut hidden, shape, Some(&recorder)).map_err(model)?;
+                reference.put(chunks.start, &hidden)?;
+                observer.set_reference(recorder.into_rows());
+                self.meter.add(&chunks, index);
+            }
             let mut hidden = self.states.of(chunks.clone())?;
             let passed = forward(&layer, &mut hidden, (chunks.len(), context), Some(&observer));
             // What is not finite in the layer's inputs comes before what came of it.
@@ -121,7 +141,15 @@ impl Run<'_> {
         if self.work.is_none() {
             self.inputs.extend(observed);
         }
-        self.states.advance(self.work.as_ref())
+        // The reference first: a layer is finished when the states of the next one are there.
+        if let Some(reference) = &mut self.reference {
+            reference.advance(self.work.as_ref(), index)?;
+        }
+        self.states.advance(self.work.as_ref(), index + 1)?;
+        match (&self.reference, &self.work) {
+            (Some(reference), Some(work)) => reference.remove_old(work, index + 1),
+            _ => Ok(()),
+        }
     }
 
     /// Observes what the head reads.
@@ -132,8 +160,14 @@ impl Run<'_> {
         let name = input.linears.concat();
         let observer = LayerObserver::new(vec![input], options).map_err(&observation)?;
         for chunks in self.calls() {
-            let rows = decoder.head_input(&self.states.of(chunks)?);
-            let rows = rows.map_err(|source| CollectError::Model { layer: None, source })?;
+            let input = |states: &States<'_>| {
+                let rows = decoder.head_input(&states.of(chunks.clone())?);
+                rows.map_err(|source| CollectError::Model { layer: None, source })
+            };
+            if let Some(reference) = &self.reference {
+                observer.set_reference(Reference::from([(name.clone(), input(reference)?)]));
+            }
+            let rows = input(&self.states)?;
             observer.add(&name, None, &rows);
             observer.check().map_err(&observation)?;
         }
@@ -168,11 +202,11 @@ fn forward(
     layer: &Layer,
     hidden: &mut [f32],
     (chunks, tokens): (usize, usize),
-    observer: Option<&LayerObserver>,
+    observer: Option<&dyn Observer>,
 ) -> Result<(), ModelError> {
     let mut caches = vec![LayerCache::new(); chunks];
     let mut sequences: Vec<_> = caches.iter_mut().map(|cache| Sequence { tokens, cache }).collect();
-    layer.forward(hidden, &mut sequences, observer.map(|observer| observer as &dyn Observer))
+    layer.forward(hidden, &mut sequences, observer)
 }
 
 /// Work done, told to the caller.
@@ -189,7 +223,7 @@ impl<'a> Meter<'a> {
         let decoder = collection.decoder;
         let layers = (0..decoder.model().layers).map(|index| decoder.layer_bytes(index).max(1));
         let layers: Vec<u64> = layers.collect();
-        let passes = if collection.prefix.is_some() { 2 } else { 1 };
+        let passes = if collection.prefix.is_some() { 3 } else { 1 };
         let chunk = layers.iter().skip(first).fold(0, |sum: u64, &bytes| sum.saturating_add(bytes));
         let chunks = u64::try_from(collection.chunks.len()).unwrap_or(u64::MAX);
         let total = chunk.saturating_mul(passes).saturating_mul(chunks);

@@ -15,6 +15,8 @@ const PIECE: usize = 1 << 18;
 /// embedding.
 pub(super) struct States<'a> {
     collection: &'a Collection<'a>,
+    /// What its files are called.
+    stream: &'static str,
     /// Values of a chunk.
     chunk: usize,
     /// Those of all chunks, if they are in memory; of the next layer as far as they are known.
@@ -40,11 +42,15 @@ struct NextFile {
 
 impl<'a> States<'a> {
     /// Those that the first layer reads.
-    pub(super) fn embedded(collection: &'a Collection<'a>, in_memory: bool) -> Self {
+    pub(super) fn embedded(
+        collection: &'a Collection<'a>,
+        stream: &'static str,
+        in_memory: bool,
+    ) -> Self {
         let chunk =
             collection.chunks.first().map_or(0, Vec::len) * collection.decoder.model().width;
         let memory = in_memory.then(|| vec![0.0; chunk * collection.chunks.len()]);
-        States { collection, chunk, memory, current: Current::Embedding, next: None }
+        States { collection, stream, chunk, memory, current: Current::Embedding, next: None }
     }
 
     /// Those that layer `index` reads, from the work folder.
@@ -52,7 +58,7 @@ impl<'a> States<'a> {
         if index == 0 {
             return Ok(());
         }
-        let path = work.states(index);
+        let path = work.states(self.stream, index);
         let file = File::open(&path).map_err(CollectError::io("open", &path))?;
         let found = file.metadata().map_err(CollectError::io("read", &path))?.len();
         let expected = offset(self.chunk, self.collection.chunks.len());
@@ -97,7 +103,7 @@ impl<'a> States<'a> {
         index: usize,
     ) -> Result<(), CollectError> {
         let Some(work) = work else { return Ok(()) };
-        let path = work.states(index);
+        let path = work.states(self.stream, index);
         let temporary = path.with_extension("f32.part");
         let file = File::create(&temporary).map_err(CollectError::io("create", &temporary))?;
         self.next = Some(NextFile { file, temporary, path });
@@ -122,16 +128,25 @@ impl<'a> States<'a> {
         Ok(())
     }
 
+    /// Removes the states of layers before `index`.
+    pub(super) fn remove_old(&self, work: &WorkFolder, index: usize) -> Result<(), CollectError> {
+        work.remove_states_but(self.stream, &work.states(self.stream, index), index)
+    }
+
     /// Passes on to the states of the next layer, all of which were put. In a work folder they are on
     /// the disk then.
-    pub(super) fn advance(&mut self, work: Option<&WorkFolder>) -> Result<(), CollectError> {
+    pub(super) fn advance(
+        &mut self,
+        work: Option<&WorkFolder>,
+        finished: usize,
+    ) -> Result<(), CollectError> {
         self.current = Current::Memory;
         let Some((NextFile { file, temporary, path }, work)) = self.next.take().zip(work) else {
             return Ok(());
         };
         file.sync_all().map_err(CollectError::io("write", &temporary))?;
         replace(&temporary, &path)?;
-        work.remove_states_but(&path)?;
+        work.remove_states_but(self.stream, &path, finished)?;
         if self.memory.is_none() {
             let file = File::open(&path).map_err(CollectError::io("open", &path))?;
             self.current = Current::File(file, path);

@@ -6,10 +6,11 @@
 //! | `lock` | locked by the process that works here |
 //! | `inputs-00003.safetensors` | statistics of layer 3; the last one's are of the head |
 //! | `states-00004.f32` | hidden states that layer 4 reads, `[tokens, width]`, little-endian |
+//! | `reference-00004.f32` | those of the float model, where states pass quantized layers |
 //! | `statistics.safetensors` | the output, before it is moved to its place |
 //!
 //! Each file is written under another name, synced and renamed. A layer is finished when the states of
-//! the next one are there: they are renamed after its statistics.
+//! the next one are there: they are renamed last.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -84,9 +85,9 @@ impl WorkFolder {
         self.path.join(format!("inputs-{index:05}.safetensors"))
     }
 
-    /// Hidden states that a layer reads.
-    pub(super) fn states(&self, index: usize) -> PathBuf {
-        self.path.join(format!("states-{index:05}.f32"))
+    /// Hidden states of a stream that a layer reads.
+    pub(super) fn states(&self, stream: &str, index: usize) -> PathBuf {
+        self.path.join(format!("{stream}-{index:05}.f32"))
     }
 
     /// Statistics of all inputs.
@@ -94,10 +95,17 @@ impl WorkFolder {
         self.path.join(WHOLE)
     }
 
-    /// Removes the states of all layers but those in one file.
-    pub(super) fn remove_states_but(&self, kept: &Path) -> Result<(), CollectError> {
+    /// Removes the states of a stream of all layers but those in one file, and but those that a run
+    /// needs that goes on at `finished`.
+    pub(super) fn remove_states_but(
+        &self,
+        stream: &str,
+        kept: &Path,
+        finished: usize,
+    ) -> Result<(), CollectError> {
         self.remove_if(|name| {
-            number(name, "states-", ".f32").is_some() && self.path.join(name) != kept
+            let layer = number(name, &format!("{stream}-"), ".f32");
+            layer.is_some_and(|layer| layer != finished) && self.path.join(name) != kept
         })
     }
 
@@ -196,6 +204,7 @@ fn is_own(name: &str) -> bool {
     [RECORD, LOCK, WHOLE].contains(&stem)
         || number(stem, "inputs-", ".safetensors").is_some()
         || number(stem, "states-", ".f32").is_some()
+        || number(stem, "reference-", ".f32").is_some()
         // Of files of statistics that are being written.
         || (name.starts_with(".tessera-") && name.ends_with(PART))
 }
