@@ -33,6 +33,7 @@ use tessera_formats::pack::manifest::{
 };
 
 use self::budget::Budget;
+pub use self::output::recorded_name;
 use self::plan::Plan;
 use self::quantizer::Quantizer;
 use self::summary::{CarriedSummary, SchemeSummary, Summary, Worst};
