@@ -2,5 +2,6 @@
 
 pub mod clip;
 pub mod equalize;
+pub mod imatrix;
 pub mod rk_llama;
 pub mod statistics;
