@@ -3,5 +3,6 @@
 pub mod clip;
 pub mod collect;
 pub mod equalize;
+pub mod imatrix;
 pub mod rk_llama;
 pub mod statistics;
