@@ -3,6 +3,9 @@
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
+use tessera_calibration::collect::CollectError;
+use tessera_calibration::corpus::CorpusError;
+use tessera_calibration::statistics::StatisticsError;
 use tessera_formats::gguf::GgufError;
 use tessera_formats::pack::PackError;
 #[cfg(feature = "cuda")]
@@ -69,7 +72,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let gguf = cause.downcast_ref::<GgufError>().and_then(GgufError::hint);
         let pack = cause.downcast_ref::<PackError>().and_then(PackError::hint);
-        let run = || of_evaluation(cause).map(str::to_owned);
+        let run = || of_evaluation(cause).or_else(|| of_calibration(cause)).map(str::to_owned);
         gguf.map(|hint| hint.into_owned()).or(pack.map(str::to_owned)).or_else(run)
     })
 }
@@ -85,4 +88,11 @@ fn of_evaluation(cause: &(dyn std::error::Error + 'static)) -> Option<&'static s
         }
         _ => None,
     }
+}
+
+/// What to do about a calibration that cannot be.
+fn of_calibration(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let collect = cause.downcast_ref().and_then(CollectError::hint);
+    let statistics = || cause.downcast_ref().and_then(StatisticsError::hint);
+    collect.or_else(statistics).or_else(|| cause.downcast_ref().and_then(CorpusError::hint))
 }

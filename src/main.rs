@@ -1,5 +1,6 @@
 //! The `tessera` command line: parse, dispatch, report.
 
+mod calibrate;
 mod cli;
 mod commands;
 mod completion;

@@ -5,6 +5,7 @@ pub mod collect;
 pub mod equalize;
 pub mod gptq;
 pub mod hessian;
+pub mod imatrix;
 pub mod retarget;
 pub mod rk_llama;
 pub mod statistics;

@@ -1,5 +1,6 @@
 //! One file per command: arguments in, output out.
 
+mod calibrate;
 mod completions;
 mod convert;
 mod eval;
@@ -22,7 +23,7 @@ use crate::models::Opening;
 use crate::recipe::Recipe;
 use crate::talk::say;
 
-/// Memory of an evaluation where nothing is said.
+/// Memory of an evaluation and of a calibration where nothing is said.
 const RUNNING_MEMORY: u64 = 2 << 30;
 
 /// Bytes that quantizing in memory may take beside the weights, whatever the budget.
@@ -36,6 +37,7 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
     match command {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
+        Command::Calibrate(arguments) => calibrate::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),

@@ -38,6 +38,7 @@ use tessera_formats::pack::manifest::{
 
 use self::budget::Budget;
 use self::calibration::Calibration;
+pub use self::output::recorded_name;
 use self::plan::{InputEqualization, Plan};
 use self::quantizer::Quantizer;
 use self::summary::{CarriedSummary, SchemeSummary, Summary, Worst};

@@ -207,6 +207,14 @@ impl Model {
         })
     }
 
+    /// The GGUF file, if it is one.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match &self.file {
+            File::Gguf(gguf, _) => Some(gguf),
+            File::Pack(..) => None,
+        }
+    }
+
     /// Accumulators of the 4-bit engine that did not fit 16 bits so far.
     pub fn saturated(&self) -> u64 {
         self.saturated.load(Ordering::Relaxed)

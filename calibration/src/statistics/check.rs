@@ -11,7 +11,7 @@ use crate::clip::TensorStatistics;
 
 /// Most elements that an input's rows can have together: counts stay exact in f64, and sums of
 /// counts in u64.
-pub(super) const MOST_ELEMENTS: u64 = 1 << 53;
+pub(crate) const MOST_ELEMENTS: u64 = 1 << 53;
 
 /// An expectation of a value.
 const NOT_NEGATIVE: &str = "a finite number that is not negative";
@@ -142,7 +142,7 @@ impl Place<'_> {
                     || (column == row && *value < 0.0)
                     || (column > row && hessian[column * k + row] != *value)
             };
-            values.iter().enumerate().position(|element| wrong(element)).map(|c| row * k + c)
+            values.iter().enumerate().position(wrong).map(|c| row * k + c)
         };
         match (0..k).into_par_iter().find_map_first(wrong) {
             Some(index) => Err(self.value(

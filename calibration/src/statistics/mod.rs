@@ -12,6 +12,8 @@ mod moments;
 mod provenance;
 mod sample;
 mod spread;
+#[cfg(test)]
+mod tests;
 
 pub use accumulator::{Accumulator, ObservationOptions};
 pub use error::StatisticsError;
@@ -19,6 +21,8 @@ pub use file::{StatisticsFile, concatenate};
 pub use merge::merge;
 pub use provenance::{CollectionOptions, DataSource, FileDigest, Provenance};
 pub use spread::{Medians, Spread};
+
+pub(crate) use check::MOST_ELEMENTS;
 
 use crate::clip::TensorStatistics;
 

@@ -122,6 +122,8 @@ pub(super) fn decode(bytes: &[u8]) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
+
     use super::*;
 
     fn sample(limit: usize, expected: u64, count: u16) -> Vec<f32> {

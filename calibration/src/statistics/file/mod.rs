@@ -29,6 +29,7 @@
 
 mod document;
 mod layout;
+mod locate;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,8 @@ mod writer;
 use std::path::{Path, PathBuf};
 
 pub(super) use layout::{Head, Part};
-pub use reader::{InputEntry, StatisticsFile};
+pub use locate::InputEntry;
+pub use reader::StatisticsFile;
 pub(super) use writer::Writer;
 
 use super::error::StatisticsError;

@@ -1,0 +1,54 @@
+//! The text that a model is observed over, as chunks of tokens.
+
+use anyhow::{Context, ensure};
+use rayon::prelude::*;
+use tessera_calibration::corpus::{Corpus, windows};
+use tessera_calibration::statistics::DataSource;
+use tessera_runtime::tokenizer::{Special, Tokenizer};
+
+use super::Request;
+
+/// Chunks, and where they come from.
+pub struct Text {
+    /// Tokens, all chunks of one length.
+    pub chunks: Vec<Vec<u32>>,
+    /// Files.
+    pub sources: Vec<DataSource>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the data, and chooses chunks of `context` tokens.
+pub fn read(request: &Request<'_>, tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Text> {
+    let wanted = request.tokens;
+    ensure!(wanted > 0, "`--tokens 0` leaves nothing to observe");
+    let corpus = match request.dataset {
+        [] => Corpus::built_in(),
+        paths => Corpus::read(paths, request.field)?,
+    };
+    let special = Special { add: false, parse: false };
+    let documents: Vec<Vec<u32>> = corpus
+        .documents
+        .par_iter()
+        .map(|document| tokenizer.encode(document, special))
+        .collect::<Result<_, _>>()
+        .context("the data")?;
+    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
+    let chunks = windows(&documents, context, wanted, bos, request.seed);
+    let there: usize = documents.iter().map(Vec::len).sum();
+    ensure!(
+        !chunks.is_empty(),
+        "the data have {there} tokens, fewer than a chunk of {context}: give more, or ask for shorter \
+         chunks with `--ctx`",
+    );
+    let found = chunks.len() * context;
+    let mut warnings = Vec::new();
+    if found.saturating_add(context) <= wanted {
+        warnings.push(format!(
+            "the data have {there} tokens, which make {} chunks of {context}: fewer than the {wanted} \
+             tokens asked for",
+            chunks.len(),
+        ));
+    }
+    Ok(Text { chunks, sources: corpus.sources, warnings })
+}

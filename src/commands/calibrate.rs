@@ -1,0 +1,52 @@
+//! `tessera calibrate`: what a model's linears read on a text.
+
+use anyhow::Context;
+
+use crate::calibrate::{Report, Request, calibrate, merge};
+use crate::cli::CalibrateArguments;
+use crate::convert::budget::Budget;
+use crate::exit::Verdict;
+use crate::models::Opening;
+
+/// Observes or merges, and prints what was found.
+pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Verdict> {
+    let threads = super::threads(arguments.threads)?;
+    let report = super::worker_pool(threads)?.install(|| observe(arguments, threads))?;
+    super::warn(report.warnings());
+    if arguments.json {
+        super::print_json(&report)?;
+    } else {
+        super::print(&report.text())?;
+    }
+    Ok(Verdict::Passed)
+}
+
+fn observe(arguments: &CalibrateArguments, threads: usize) -> anyhow::Result<Report> {
+    if !arguments.merge.is_empty() {
+        let output = arguments.output.as_deref().context("give the file to write with `-o`")?;
+        return merge(&arguments.merge, output, arguments.force);
+    }
+    let opening = Opening {
+        device: None,
+        cpu_like: false,
+        options: Default::default(),
+        recipe: None,
+        target: super::target("rk3588")?,
+        seed: arguments.seed,
+        budget: Budget { bytes: arguments.memory_budget, threads },
+    };
+    calibrate(&Request {
+        model: arguments.model.as_deref().context("name the GGUF file to calibrate")?,
+        dataset: &arguments.dataset,
+        field: arguments.field.as_deref(),
+        output: arguments.output.as_deref(),
+        tokens: arguments.tokens,
+        context: arguments.ctx,
+        seed: arguments.seed,
+        hessians: arguments.hessians,
+        memory_budget: arguments.memory_budget,
+        resume: arguments.resume,
+        force: arguments.force,
+        opening: &opening,
+    })
+}
