@@ -213,6 +213,25 @@ pub struct CalibrateArguments {
     #[arg(long)]
     pub hessians: bool,
 
+    /// Observe each layer behind layers quantized with these options, and for the conversion with the
+    /// same options and seed; with second moments.
+    #[command(flatten)]
+    pub options: Overrides,
+
+    /// The same, quantized by the rules of a recipe
+    #[arg(long, value_name = "FILE", help_heading = "Quantization")]
+    pub recipe: Option<PathBuf>,
+
+    /// Chip whose limits apply to it: rk3588, rk3588s, rk3576 [default: rk3588]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "rk3588",
+        hide_default_value = true,
+        help_heading = "Quantization"
+    )]
+    pub target: String,
+
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

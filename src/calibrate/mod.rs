@@ -1,6 +1,7 @@
 //! Observation of a model over a text, for `tessera calibrate`.
 
 mod output;
+mod prefix;
 mod report;
 mod text;
 
@@ -9,17 +10,20 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use tessera_calibration::collect::Collection;
+use sha2::{Digest, Sha256};
+use tessera_calibration::collect::{Collection, Prefix};
 use tessera_calibration::statistics::{self, CollectionOptions, FileDigest, ObservationOptions};
 use tessera_calibration::statistics::{Provenance, StatisticsFile};
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
 use tessera_runtime::decoder::Decoder;
 
-use crate::hash::hash_file;
+use crate::hash::{hash_file, hex};
 use crate::inspect::is_for_gguf;
 use crate::models::{self, How, Model, ModelSpec, Opening};
 use crate::progress::Progress;
+use crate::recipe::Recipe;
+use prefix::QuantizedPrefix;
 pub use report::Report;
 use report::Run;
 
@@ -47,6 +51,8 @@ pub struct Request<'a> {
     pub resume: bool,
     /// Whether an existing file is replaced.
     pub force: bool,
+    /// How the layers before an input are quantized; they are not where there is none.
+    pub prefix: Option<&'a Recipe>,
     /// How the model is opened.
     pub opening: &'a Opening,
 }
@@ -98,10 +104,22 @@ pub fn calibrate(request: &Request<'_>) -> anyhow::Result<Report> {
             expert_hessian_bytes: options.expert_hessian_bytes,
             rows: u64::try_from(options.rows)?,
             rows_large: u64::try_from(options.rows_large)?,
-            prefix: FLOAT.to_owned(),
+            prefix: match request.prefix {
+                Some(recipe) => {
+                    let record = serde_json::to_vec(&recipe.record())?;
+                    format!("{} {}", recipe.summary(), hex(&Sha256::digest(record)))
+                }
+                None => FLOAT.to_owned(),
+            },
         },
     };
     let work = output::work_folder(&output);
+    let prefix = request.prefix.map(|recipe| QuantizedPrefix {
+        gguf,
+        recipe,
+        opening: request.opening,
+        context,
+    });
     let collection = Collection {
         decoder: &decoder,
         chunks: &text.chunks,
@@ -110,7 +128,7 @@ pub fn calibrate(request: &Request<'_>) -> anyhow::Result<Report> {
         work: Some(&work),
         resume: request.resume,
         provenance,
-        prefix: None,
+        prefix: prefix.as_ref().map(|prefix| prefix as &dyn Prefix),
     };
     let progress = Progress::of_steps("calibrating");
     let observing = Instant::now();

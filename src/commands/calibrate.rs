@@ -7,6 +7,8 @@ use crate::cli::CalibrateArguments;
 use crate::convert::budget::Budget;
 use crate::exit::Verdict;
 use crate::models::Opening;
+use crate::options::Overrides;
+use crate::recipe::Recipe;
 
 /// Observes or merges, and prints what was found.
 pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Verdict> {
@@ -29,12 +31,19 @@ fn observe(arguments: &CalibrateArguments, threads: usize) -> anyhow::Result<Rep
     let opening = Opening {
         device: None,
         cpu_like: false,
-        options: Default::default(),
+        options: Overrides::default(),
         recipe: None,
-        target: super::target("rk3588")?,
+        calibration: None,
+        target: super::target(&arguments.target)?,
         seed: arguments.seed,
         budget: Budget { bytes: arguments.memory_budget, threads },
     };
+    let recipe = match &arguments.recipe {
+        Some(path) => Some(Recipe::read(path, arguments.options)?),
+        None if arguments.options == Overrides::default() => None,
+        None => Some(Recipe::uniform(arguments.options)),
+    };
+    let prefix = recipe.map(|recipe| recipe.with_statistics(true));
     calibrate(&Request {
         model: arguments.model.as_deref().context("name the GGUF file to calibrate")?,
         dataset: &arguments.dataset,
@@ -43,7 +52,8 @@ fn observe(arguments: &CalibrateArguments, threads: usize) -> anyhow::Result<Rep
         tokens: arguments.tokens,
         context: arguments.ctx,
         seed: arguments.seed,
-        hessians: arguments.hessians,
+        hessians: arguments.hessians || prefix.is_some(),
+        prefix: prefix.as_ref(),
         memory_budget: arguments.memory_budget,
         resume: arguments.resume,
         force: arguments.force,

@@ -13,48 +13,66 @@ use super::output::recorded_name;
 use super::plan::{InputPlan, Plan};
 use crate::hash::hash_file;
 
-/// An open statistics file.
+/// Statistics of a model's inputs.
 #[derive(Debug)]
-pub struct Calibration {
-    path: PathBuf,
-    file: StatisticsFile,
-    sha256: String,
+pub enum Calibration {
+    /// A statistics file.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// The file, whose large tensors are read when they are asked for.
+        file: Box<StatisticsFile>,
+        /// SHA-256 of the file.
+        sha256: String,
+    },
+    /// Some inputs, in memory.
+    Memory(Vec<InputStatistics>),
 }
 
 impl Calibration {
-    /// Opens the file; its large tensors are read when they are asked for.
+    /// Opens a file.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let file = StatisticsFile::open(path)?;
+        let file = Box::new(StatisticsFile::open(path)?);
         let sha256 = hash_file(path, &AtomicBool::new(false))?;
-        Ok(Calibration { path: path.to_owned(), file, sha256 })
+        Ok(Calibration::File { path: path.to_owned(), file, sha256 })
     }
 
-    /// Where the statistics come from.
-    pub fn provenance(&self) -> &Provenance {
-        self.file.provenance()
+    /// Where the statistics of a file come from.
+    pub fn provenance(&self) -> Option<&Provenance> {
+        match self {
+            Calibration::File { file, .. } => Some(file.provenance()),
+            Calibration::Memory(_) => None,
+        }
     }
 
     /// Refuses a model that the statistics are not of.
     pub fn check(&self, gguf: &Gguf) -> anyhow::Result<()> {
-        if self.provenance().model.is_empty() {
-            return Ok(());
+        match self {
+            Calibration::File { path, file, .. } if !file.provenance().model.is_empty() => file
+                .provenance()
+                .check_model(&digests(gguf)?)
+                .with_context(|| format!("`{}`", path.display())),
+            _ => Ok(()),
         }
-        self.provenance()
-            .check_model(&digests(gguf)?)
-            .with_context(|| format!("`{}`", self.path.display()))
     }
 
     /// What was observed of an input of the plan.
     pub fn input(&self, plan: &Plan, input: &InputPlan) -> anyhow::Result<Option<InputStatistics>> {
         for &linear in &input.linears {
             let name = plan.linears[linear].name.as_str();
-            let Some(index) = self.file.index_of(name) else { continue };
-            let statistics = self.file.load(index)?;
+            let found = match self {
+                Calibration::File { file, .. } => {
+                    file.index_of(name).map(|index| file.load(index)).transpose()?
+                }
+                Calibration::Memory(inputs) => {
+                    let reads = |input: &&InputStatistics| input.linears.iter().any(|l| l == name);
+                    inputs.iter().find(reads).cloned()
+                }
+            };
+            let Some(statistics) = found else { continue };
             ensure!(
                 statistics.k == input.k,
-                "`{}` has statistics of {} channels for `{}`, which has {}: they are of another \
-                 model",
-                self.path.display(),
+                "the statistics are of {} channels for `{}`, which has {}: they are of another model",
                 statistics.k,
                 Escaped(name),
                 input.k,
@@ -64,20 +82,21 @@ impl Calibration {
         Ok(None)
     }
 
-    /// What a pack records of it.
-    pub fn record(&self) -> manifest::Calibration {
-        let provenance = self.provenance();
+    /// What a pack records of a file.
+    pub fn record(&self) -> Option<manifest::Calibration> {
+        let Calibration::File { file, sha256, .. } = self else { return None };
+        let provenance = file.provenance();
         let data = provenance.data.iter().map(|source| manifest::CalibrationData {
             name: source.name.clone(),
             sha256: source.sha256.clone(),
         });
-        manifest::Calibration {
-            statistics_sha256: self.sha256.clone(),
+        Some(manifest::Calibration {
+            statistics_sha256: sha256.clone(),
             data: data.collect(),
             tokens: provenance.tokens,
             context: provenance.context,
             seed: provenance.seed,
-        }
+        })
     }
 }
 

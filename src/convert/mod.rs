@@ -187,7 +187,7 @@ fn common_manifest(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::R
         },
         recipe: request.recipe.record(),
         seed: request.seed,
-        calibration: request.calibration.map(Calibration::record),
+        calibration: request.calibration.and_then(Calibration::record),
         inputs: Vec::new(),
         linears: Vec::new(),
         carried: Vec::new(),
