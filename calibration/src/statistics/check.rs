@@ -161,6 +161,10 @@ impl InputStatistics {
         place.scalar("median rms", self.medians.rms)?;
         place.scalar("median crest", self.medians.crest)?;
         place.scalar("robust weight", self.robust_weight)?;
+        if self.massive > self.tokens {
+            let expected = format!("at most {} rows", self.tokens);
+            return Err(place.field("massive", expected, self.massive));
+        }
         place.hessian("hessian", self.hessian.as_deref(), k)?;
         self.check_rows(place)?;
         self.check_experts(place)

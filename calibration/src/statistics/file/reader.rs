@@ -198,6 +198,7 @@ impl StatisticsFile {
             medians: figures.medians,
             robust_squares: f64s(Part::RobustSquares)?,
             robust_weight: figures.robust_weight,
+            massive: figures.massive,
             ..InputStatistics::default()
         };
         if entry.experts.is_some() {
