@@ -116,6 +116,7 @@ pub struct Accumulator {
     crest: Spread,
     medians: Option<Medians>,
     weight: f64,
+    massive: u64,
     sample: RowSample,
     /// On and above its diagonal only; absent where experts have theirs.
     hessian: Option<Vec<f32>>,
@@ -188,6 +189,7 @@ impl Accumulator {
             crest: Spread::default(),
             medians: None,
             weight: 0.0,
+            massive: 0,
             sample,
             hessian: shared.then(hessian).transpose()?,
             experts,
@@ -324,6 +326,7 @@ impl Accumulator {
                 self.crest.add(row.crest);
             }
             self.weight += weight;
+            self.massive += u64::from(*weight < 1.0);
         }
         self.sample.add(rows);
         self.add_histograms(rows);
@@ -417,6 +420,7 @@ impl Accumulator {
             medians: self.medians.unwrap_or_default(),
             robust_squares: self.sums.robust,
             robust_weight: self.weight,
+            massive: self.massive,
             rows: self.sample.finish(),
             hessian,
             reference_sum: self.reference_sum,

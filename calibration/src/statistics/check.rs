@@ -177,6 +177,10 @@ impl InputStatistics {
         place.scalar("median rms", self.medians.rms)?;
         place.scalar("median crest", self.medians.crest)?;
         place.scalar("robust weight", self.robust_weight)?;
+        if self.massive > self.tokens {
+            let expected = format!("at most {} rows", self.tokens);
+            return Err(place.field("massive", expected, self.massive));
+        }
         place.hessian("hessian", self.hessian.as_deref(), k)?;
         place.all("reference_sum", &self.reference_sum, k, true)?;
         place.square("cross", self.cross.as_deref(), k)?;

@@ -169,6 +169,7 @@ fn add(input: &mut InputStatistics, other: InputStatistics) {
     input.rms.merge(&other.rms);
     input.crest.merge(&other.crest);
     input.robust_weight += other.robust_weight;
+    input.massive = input.massive.saturating_add(other.massive);
     input.rows.extend_from_slice(&other.rows);
     add_f32(input.hessian.as_deref_mut(), other.hessian.as_deref());
     add_f64(&mut input.reference_sum, &other.reference_sum);

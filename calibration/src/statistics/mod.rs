@@ -82,6 +82,8 @@ pub struct InputStatistics {
     pub robust_squares: Vec<f64>,
     /// Σ w.
     pub robust_weight: f64,
+    /// Massive rows: those with w < 1.
+    pub massive: u64,
     /// A sample of rows, spread evenly over the text, `[sampled, k]`, row-major. Values are those of
     /// BF16.
     pub rows: Vec<f32>,

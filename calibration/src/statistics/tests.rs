@@ -51,6 +51,11 @@ pub(super) fn near(a: f64, b: f64, size: f64, tolerance: f64) -> bool {
     (a - b).abs() <= tolerance * size.abs().max(1e-30)
 }
 
+/// Rows of weight less than 1.
+fn massive(rows: &[f32], k: usize, medians: &Medians) -> u64 {
+    rows.chunks(k).filter(|row| medians.weight(&RowFigures::of(row)) < 1.0).count() as u64
+}
+
 /// All sums, computed directly in f64 from the definitions.
 fn check_directly(found: &InputStatistics, rows: &[f32], k: usize, medians: &Medians) {
     let m = rows.len() / k;
@@ -69,6 +74,7 @@ fn check_directly(found: &InputStatistics, rows: &[f32], k: usize, medians: &Med
     }
     assert_eq!(found.tokens, m as u64);
     assert!(near(found.robust_weight, weights.iter().sum(), m as f64, 1e-12));
+    assert_eq!(found.massive, massive(rows, k, medians));
     let hessian = found.hessian.as_ref().unwrap();
     let diagonal: Vec<f64> = (0..k).map(|c| f64::from(hessian[c * k + c])).collect();
     for a in 0..k {
@@ -150,6 +156,7 @@ proptest! {
                 squares: statistics.squares.clone(),
                 hessian: statistics.hessian.clone(),
                 robust_weight: statistics.hessian_weight,
+                massive: massive(&own, k, &found.medians),
                 robust_squares: (0..k)
                     .map(|channel| {
                         own.chunks(k)

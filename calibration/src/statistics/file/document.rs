@@ -34,6 +34,7 @@ pub(in crate::statistics) struct InputFigures {
     pub crest: Spread,
     pub medians: Medians,
     pub robust_weight: f64,
+    pub massive: u64,
 }
 
 /// What is not in the tensor of a histogram's counts.

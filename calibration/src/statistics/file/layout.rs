@@ -138,6 +138,7 @@ impl Head {
                 crest: input.crest,
                 medians: input.medians,
                 robust_weight: input.robust_weight,
+                massive: input.massive,
             },
         }
     }

@@ -200,6 +200,7 @@ impl StatisticsFile {
             robust_squares: f64s(Part::RobustSquares)?,
             robust_weight: figures.robust_weight,
             reference_sum: f64s(Part::ReferenceSum)?,
+            massive: figures.massive,
             ..InputStatistics::default()
         };
         if entry.experts.is_some() {

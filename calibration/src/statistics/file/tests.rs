@@ -235,6 +235,7 @@ fn what_no_sum_can_be_is_not_written() {
     refused(|input| input.tokens = 99, "magnitudes of the input of");
     refused(|input| input.tokens = u64::MAX, "size of the input of");
     refused(|input| input.robust_weight = f64::INFINITY, "robust weight");
+    refused(|input| input.massive = 101, "massive of the input of");
     refused(|input| input.linears.clear(), "linears of the input of");
 }
 
