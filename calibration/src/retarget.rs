@@ -45,9 +45,9 @@ pub enum RetargetError {
 }
 
 impl Retarget {
-    /// `M = (1 − part)·I + part·C·(H + noise·I)⁻¹` for cross moments C = E\[x·x̃ᵀ\], `[k, k]`
-    /// row-major, second moments H of x̃, and the mean square that rounding adds to an element of x̃
-    /// together with whatever damping is wanted. `part` is from 0 to 1.
+    /// `M = (1 − part)·I + part·(C + damping·I)·(H + (noise + damping)·I)⁻¹` for cross moments
+    /// C = E\[x·x̃ᵀ\], `[k, k]` row-major, second moments H of x̃, and the mean square `noise` that
+    /// rounding adds to an element of x̃. Damping draws M towards I. `part` is from 0 to 1.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl Retarget {
     pub fn new(
         cross: &[f64],
         hessian: &HessianBlock,
-        noise: f64,
+        (noise, damping): (f64, f64),
         part: f64,
     ) -> Result<Self, RetargetError> {
         let k = hessian.columns.len();
@@ -64,7 +64,7 @@ impl Retarget {
         }
         let mut factor = LowerTriangle::new(k, |row, column| {
             let value = hessian.values[column * k + row];
-            if row == column { value + noise } else { value }
+            if row == column { value + noise + damping } else { value }
         });
         factor.factor(0.0).map_err(|_| RetargetError::NotPositiveDefinite)?;
         let mut matrix = vec![0.0f32; k * k];
@@ -76,6 +76,9 @@ impl Retarget {
                     let mut lanes = [0.0; PANEL];
                     for (lane, value) in lanes[..rows].iter_mut().enumerate() {
                         *value = cross[(first + lane) * k + column];
+                        if first + lane == column {
+                            *value += damping;
+                        }
                     }
                     lanes
                 })
@@ -173,7 +176,7 @@ mod tests {
             let x: Vec<f64> = (0..3 * k * k + k).map(|_| next()).collect();
             let seen: Vec<f64> = x.iter().map(|x| 0.9 * x + 0.3 * next()).collect();
             let hessian = HessianBlock { columns: 0..k, values: moments(&seen, &seen, k) };
-            let retarget = Retarget::new(&moments(&x, &seen, k), &hessian, 0.0, 1.0).unwrap();
+            let retarget = Retarget::new(&moments(&x, &seen, k), &hessian, (0.0, 0.0), 1.0).unwrap();
             let w: Vec<f32> = (0..k).map(|_| next() as f32).collect();
             let error = |found: &[f64]| -> f64 {
                 x.chunks_exact(k)
@@ -201,16 +204,16 @@ mod tests {
         let values = moments(&x, &x, k);
         let hessian = HessianBlock { columns: 0..k, values: values.clone() };
         let row = [1.0f32, -2.0, 0.5, 3.0, 0.25];
-        assert_eq!(Retarget::new(&values, &hessian, 1e-3, 0.0).unwrap().apply(&row), row);
-        let same = Retarget::new(&values, &hessian, 0.0, 1.0).unwrap().apply(&row);
+        assert_eq!(Retarget::new(&values, &hessian, (1e-3, 1e-3), 0.0).unwrap().apply(&row), row);
+        let same = Retarget::new(&values, &hessian, (0.0, 0.0), 1.0).unwrap().apply(&row);
         assert!(row.iter().zip(same).all(|(a, b)| (a - b).abs() < 1e-5));
     }
 
     #[test]
     fn what_fits_no_data_is_refused() {
         let hessian = HessianBlock { columns: 0..1, values: vec![-1.0] };
-        let error = Retarget::new(&[1.0], &hessian, 0.0, 1.0).unwrap_err();
+        let error = Retarget::new(&[1.0], &hessian, (0.0, 0.0), 1.0).unwrap_err();
         assert_eq!(error, RetargetError::NotPositiveDefinite);
-        assert!(Retarget::new(&[1.0, 2.0], &hessian, 0.0, 1.0).is_err());
+        assert!(Retarget::new(&[1.0, 2.0], &hessian, (0.0, 0.0), 1.0).is_err());
     }
 }

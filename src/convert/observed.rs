@@ -21,6 +21,9 @@ const POOLED_TOKENS: f64 = 2048.0;
 /// Sampled rows that a Hessian can be made of.
 const LEAST_ROWS: usize = 2048;
 
+/// Largest magnitude of a rotated row over its root mean square, about.
+const CREST: f64 = 3.0;
+
 /// Columns of a block of such a Hessian.
 const BLOCK: usize = 2048;
 
@@ -256,7 +259,9 @@ fn retarget(
     let [block] = hessian.blocks.as_slice() else { return Ok(None) };
     #[expect(clippy::cast_precision_loss, reason = "a length, for a mean")]
     let mean = block.diagonal().sum::<f64>() / block.columns.len() as f64;
-    // Rounding errors of activations, as a part of their energy, and at least the damping of GPTQ.
-    let noise = mean * options.damping;
-    Ok(Some(Retarget::new(&cross, block, noise, options.retarget)?))
+    // Errors of rounding, uniform within a step of twice the crest over as many steps as there are.
+    let levels = 2.0 * f64::from(activation_qmax(options.scheme));
+    let noise = mean * (2.0 * CREST / levels).powi(2) / 12.0;
+    let damping = mean * options.damping;
+    Ok(Some(Retarget::new(&cross, block, (noise, damping), options.retarget)?))
 }
