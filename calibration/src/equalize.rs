@@ -1,13 +1,14 @@
-//! The diagonal that balances a linear's input channels against its weights' columns, without data.
+//! The diagonal that balances a linear's input channels against its weights' columns.
 //!
 //! A rotation spreads rounding errors evenly over a row, so a linear's output error is proportional
 //! to the energy of its rotated weights times that of its rotated input. With x divided by a diagonal
 //! D and W's columns multiplied by it, which changes nothing in exact arithmetic, that is
 //! `(Σ_k w_k² D_k²) · (Σ_k x_k² / D_k²)`, least (Cauchy-Schwarz) where
 //! `D_k² = rms(x_k) / rms(w_k)`: SmoothQuant's migration with α = ½, here the optimum and no
-//! heuristic. Where x is the output of a norm, its energy is known without data: the norm's output
-//! before gain and bias has about unit variance in each channel, so
-//! `rms(x_k) ≈ sqrt(γ_k² + β_k²)`.
+//! heuristic. Where x is the output of a norm, its energy is known without data ([`diagonal`]): the
+//! norm's output before gain and bias has about unit variance in each channel, so
+//! `rms(x_k) ≈ sqrt(γ_k² + β_k²)`. Where it was observed, [`diagonal_observed`] takes it as it is, and
+//! [`gain`] tells beforehand what a diagonal is worth.
 
 use thiserror::Error;
 
@@ -23,7 +24,7 @@ pub enum EqualizeError {
     /// A vector is not as long as the columns are many.
     #[error("{what} has {found} elements, but its linears have {expected} input channels")]
     Length {
-        /// `gain` or `bias`.
+        /// `gain`, `bias`, `x_rms` or `diagonal`.
         what: &'static str,
         /// Input channels.
         expected: usize,
@@ -102,25 +103,95 @@ pub fn diagonal(
     column_rms: &[f64],
 ) -> Result<Vec<f32>, EqualizeError> {
     let expected = column_rms.len();
-    let check = |what, found| {
-        if found == expected {
-            Ok(())
-        } else {
-            Err(EqualizeError::Length { what, expected, found })
-        }
-    };
-    check("gain", gain.len())?;
-    check("bias", bias.map_or(expected, <[f32]>::len))?;
+    check("gain", gain.len(), expected)?;
+    check("bias", bias.map_or(expected, <[f32]>::len), expected)?;
     let biases = bias.unwrap_or_default().iter().copied().chain(std::iter::repeat(0.0));
-    let logarithms: Vec<Option<f64>> = gain
+    let input = gain.iter().zip(biases).map(|(&gain, bias)| {
+        let (gain, bias) = (f64::from(gain), f64::from(bias));
+        (gain * gain + bias * bias).sqrt()
+    });
+    Ok(balanced(input, column_rms, Exponents::default()))
+}
+
+/// Powers of the rms that make a diagonal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Exponents {
+    /// Of the input's.
+    pub input: f64,
+    /// Of the reciprocal of the column's.
+    pub weight: f64,
+}
+
+/// ½ and ½, the optimum of a rotated quantizer.
+impl Default for Exponents {
+    fn default() -> Self {
+        Exponents { input: 0.5, weight: 0.5 }
+    }
+}
+
+/// `D_k = rms(x_k)^a / rms(W[:,k])^b` with the exponents a and b, of an input that was observed:
+/// `x_rms` is the root mean square of each of its channels.
+///
+/// Normalized and clamped as [`diagonal`] is, which see also for channels that are zero or not finite.
+pub fn diagonal_observed(
+    x_rms: &[f64],
+    column_rms: &[f64],
+    exponents: Exponents,
+) -> Result<Vec<f32>, EqualizeError> {
+    check("x_rms", x_rms.len(), column_rms.len())?;
+    Ok(balanced(x_rms.iter().copied(), column_rms, exponents))
+}
+
+/// What becomes of the error of the output, as a mean square, where an input is equalized by
+/// `diagonal` and rotated rather than rotated alone: `(Σ w_k² D_k²)·(Σ x_k²/D_k²)` over `Σ w_k²·Σ x_k²`.
+///
+/// Below 1 where the diagonal is worth its place; 1 of a diagonal of ones, and where nothing is known.
+/// Channels that are not finite, and elements of the diagonal that are not finite and positive, are
+/// left out.
+pub fn gain(x_rms: &[f64], column_rms: &[f64], diagonal: &[f32]) -> Result<f64, EqualizeError> {
+    check("x_rms", x_rms.len(), column_rms.len())?;
+    check("diagonal", diagonal.len(), column_rms.len())?;
+    let channels: Vec<[f64; 3]> = x_rms
         .iter()
-        .zip(biases)
         .zip(column_rms)
-        .map(|((&gain, bias), &column)| {
-            let (gain, bias) = (f64::from(gain), f64::from(bias));
-            let input = (gain * gain + bias * bias).sqrt();
+        .zip(diagonal)
+        .map(|((&x, &w), &d)| [x, w, f64::from(d)])
+        .filter(|[x, w, d]| x.is_finite() && w.is_finite() && d.is_finite() && *d > 0.0)
+        .collect();
+    // In units of the largest, so that no square overflows.
+    let greatest = |of: fn(&[f64; 3]) -> f64| {
+        channels.iter().map(of).fold(0.0, |greatest: f64, value| greatest.max(value.abs()))
+    };
+    let (x_unit, w_unit) = (greatest(|c| c[0]), greatest(|c| c[1]));
+    let [mut x_sum, mut w_sum, mut x_divided, mut w_multiplied] = [0.0; 4];
+    for [x, w, d] in &channels {
+        let (x, w) = (x / x_unit, w / w_unit);
+        x_sum += x * x;
+        w_sum += w * w;
+        x_divided += (x / d) * (x / d);
+        w_multiplied += (w * d) * (w * d);
+    }
+    let ratio = (w_multiplied / w_sum) * (x_divided / x_sum);
+    Ok(if ratio.is_finite() { ratio } else { 1.0 })
+}
+
+fn check(what: &'static str, found: usize, expected: usize) -> Result<(), EqualizeError> {
+    if found == expected { Ok(()) } else { Err(EqualizeError::Length { what, expected, found }) }
+}
+
+/// The normalized and clamped diagonal of an input's and columns' rms.
+fn balanced(
+    input: impl Iterator<Item = f64>,
+    column_rms: &[f64],
+    exponents: Exponents,
+) -> Vec<f32> {
+    let logarithms: Vec<Option<f64>> = input
+        .zip(column_rms)
+        .map(|(input, &column)| {
             let alive = [input, column].iter().all(|rms| rms.is_finite() && *rms > 0.0);
-            alive.then(|| 0.5 * (libm::log(input) - libm::log(column)))
+            let logarithm =
+                exponents.input * libm::log(input) - exponents.weight * libm::log(column);
+            (alive && logarithm.is_finite()).then_some(logarithm)
         })
         .collect();
     let (sum, alive) = logarithms
@@ -135,7 +206,7 @@ pub fn diagonal(
             exact as f32
         }
     };
-    Ok(logarithms.into_iter().map(|logarithm| logarithm.map_or(1.0, clamped)).collect())
+    logarithms.into_iter().map(|logarithm| logarithm.map_or(1.0, clamped)).collect()
 }
 
 #[cfg(test)]
@@ -190,6 +261,64 @@ mod tests {
                 prop_assert!((RANGE.0..=RANGE.1).contains(&d));
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn observed_channels_reach_the_bound(
+            channels in prop::collection::vec((0.01f64..50.0, 0.001f64..3.0), 2..80),
+            input in 0.0f64..1.0,
+            weight in 0.0f64..1.0,
+        ) {
+            let (x, w): (Vec<f64>, Vec<f64>) = channels.iter().copied().unzip();
+            let best = diagonal_observed(&x, &w, Exponents::default()).unwrap();
+            let predicted = gain(&x, &w, &best).unwrap();
+            let ones = vec![1.0; x.len()];
+            let ratio = product(&widened(&best), &x, &w) / product(&ones, &x, &w);
+            prop_assert!((predicted / ratio - 1.0).abs() < 1e-9);
+            prop_assert!(predicted <= 1.0 + 1e-6);
+            let other = diagonal_observed(&x, &w, Exponents { input, weight }).unwrap();
+            prop_assert!(gain(&x, &w, &other).unwrap() >= predicted * (1.0 - 1e-5));
+            // Of norm gains alone, the same as without data.
+            let norm: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+            let exact: Vec<f64> = norm.iter().copied().map(f64::from).collect();
+            prop_assert_eq!(
+                diagonal_observed(&exact, &w, Exponents::default()).unwrap(),
+                diagonal(&norm, None, &w).unwrap()
+            );
+        }
+
+        #[test]
+        fn any_observation_gives_finite_elements_and_gains(
+            x in prop::collection::vec(any::<f64>(), 20),
+            w in prop::collection::vec(any::<f64>(), 20),
+            d in prop::collection::vec(any::<f32>(), 20),
+            input: f64,
+            weight in -10.0f64..10.0,
+        ) {
+            let found = diagonal_observed(&x, &w, Exponents { input, weight }).unwrap();
+            prop_assert!(found.iter().all(|d| (RANGE.0..=RANGE.1).contains(d)));
+            prop_assert!(gain(&x, &w, &found).unwrap() > 0.0);
+            prop_assert!(gain(&x, &w, &d).unwrap().is_finite());
+        }
+    }
+
+    #[test]
+    fn gains_of_nothing_are_one() {
+        assert_eq!(gain(&[], &[], &[]), Ok(1.0));
+        assert_eq!(gain(&[0.0, 0.0], &[1.0, 2.0], &[1.0, 1.0]), Ok(1.0));
+        assert_eq!(gain(&[3.0, 1e300], &[1e-300, 2.0], &[1.0, 1.0]), Ok(1.0));
+        let nan = f64::NAN;
+        assert_eq!(gain(&[nan, 1.0, 1.0], &[1.0, 1.0, nan], &[9.0, 2.0, 9.0]), Ok(1.0));
+        let dead = diagonal_observed(
+            &[4.0, 0.0, 1.0, nan, 1.0],
+            &[1.0, 1.0, 0.0, 1.0, 4.0],
+            Exponents::default(),
+        );
+        assert_eq!(dead, Ok(vec![2.0, 1.0, 1.0, 1.0, 0.5]));
+        let error = gain(&[1.0], &[1.0], &[]).unwrap_err();
+        assert_eq!(error, EqualizeError::Length { what: "diagonal", expected: 1, found: 0 });
+        assert!(diagonal_observed(&[1.0], &[], Exponents::default()).is_err());
     }
 
     #[test]
