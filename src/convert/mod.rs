@@ -159,7 +159,7 @@ fn common_manifest(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::R
         .shards()
         .iter()
         .map(|shard| Source {
-            file: output::recorded_name(shard.path()),
+            file: recorded_name(shard.path()),
             bytes: shard.len(),
             sha256: hex(&[0; 32]),
         })
