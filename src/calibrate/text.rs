@@ -43,7 +43,7 @@ pub fn read(request: &Request<'_>, tokenizer: &Tokenizer, context: usize) -> any
     );
     let found = chunks.len() * context;
     let mut warnings = Vec::new();
-    if found.saturating_add(context) <= wanted {
+    if found < wanted {
         warnings.push(format!(
             "the data have {there} tokens, which make {} chunks of {context}: fewer than the {wanted} \
              tokens asked for",

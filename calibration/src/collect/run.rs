@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::states::States;
 use super::work::WorkFolder;
 use super::{CollectError, Collection, Progress};
-use crate::statistics::{InputStatistics, Statistics};
+use crate::statistics::{InputStatistics, Statistics, StatisticsError};
 
 /// What a run gives: the statistics of all inputs, in memory or in files of a work folder.
 pub(super) struct Collected {
@@ -60,11 +60,17 @@ pub(super) fn run_as(
             reference.load(work, first)?;
         }
     }
-    for index in first..layers {
-        run.layer(index)?;
-    }
-    run.head()?;
+    let ran = (first..layers).try_for_each(|index| run.layer(index)).and_then(|()| run.head());
     let Run { inputs, work, .. } = run;
+    if let Err(error) = ran {
+        // What is not finite now would not be later: there is nothing to go on with.
+        if let (Some(work), CollectError::Observation { source, .. }) = (work, &error)
+            && matches!(**source, StatisticsError::NotFinite { .. })
+        {
+            work.remove()?;
+        }
+        return Err(error);
+    }
     let parts = work.iter().flat_map(|work| (0..=layers).map(|index| work.part(index)));
     Ok(Collected { inputs, parts: parts.collect(), work })
 }
