@@ -2,6 +2,7 @@
 
 pub mod clip;
 pub mod collect;
+pub mod corpus;
 pub mod equalize;
 pub mod imatrix;
 pub mod rk_llama;

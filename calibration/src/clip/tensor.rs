@@ -51,10 +51,13 @@ impl TensorStatistics {
     /// no elements have them.
     pub fn from_histogram(exponent: i32, counts: &[u64], amax: f32) -> Option<Self> {
         let total = counts.iter().try_fold(0u64, |sum, &count| sum.checked_add(count))?;
-        let fits = amax.is_finite() && amax >= 0.0 && exponent == exponent_for(amax);
+        if !amax.is_finite() || amax < 0.0 || exponent != exponent_for(amax) || counts.len() > BINS
+        {
+            return None;
+        }
         let last = counts.iter().rposition(|&count| count > 0);
         let expected = (total > 0).then(|| bin(amax, power(-exponent)));
-        if !fits || counts.len() > BINS || last != expected || (total == 0 && amax > 0.0) {
+        if last != expected || (total == 0 && amax > 0.0) {
             return None;
         }
         let mut statistics = TensorStatistics { exponent, counts: counts.to_vec(), amax };

@@ -1,5 +1,7 @@
 //! Importance matrices of both formats, of a real model and damaged.
 
+#![expect(clippy::cast_possible_truncation, reason = "small numbers")]
+
 use std::fs;
 use std::path::Path;
 

@@ -72,16 +72,19 @@ impl ObservationOptions {
     /// Bytes that an [`Accumulator`] takes, about, with what it needs for a moment while rows are
     /// added.
     pub fn memory(&self, k: usize, experts: Option<usize>) -> u64 {
-        let row = k as u128 * size_of::<f32>() as u128;
+        let row = (k as u128).saturating_mul(size_of::<f32>() as u128);
         let unit = if experts.is_some() { EXPERTS_UNIT } else { UNIT };
         let hessians = match experts {
             Some(experts) if self.has_expert_hessians(k, experts) => experts as u128 + 1,
             _ if self.has_hessian(k) => 1,
             _ => 0,
         };
-        let expert_sums = experts.unwrap_or(0) as u128 * 2 * 3 * row;
-        let rows = row * (3 * unit as u128 + 3 * self.sampled(k) as u128);
-        let bytes = hessians * hessian_bytes(k) + expert_sums + rows + 6 * row;
+        // Three sums in f64 of the input and of each expert; a unit that waits, one that is weighted
+        // and one of a single expert; twice the sample, and its copy.
+        let sums = (experts.unwrap_or(0) as u128 + 1) * 6;
+        let rows = sums + 3 * unit as u128 + 3 * self.sampled(k) as u128;
+        let bytes =
+            hessians.saturating_mul(hessian_bytes(k)).saturating_add(row.saturating_mul(rows));
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }

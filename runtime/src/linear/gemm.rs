@@ -206,6 +206,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn products_are_added_to_what_is_there() {
+        let (m, n, k) = (33, 20, 7);
+        let (x, w) = (values(m * k, 1), values(n * k, 2));
+        let mut out = values(m * n, 3);
+        let whole = for_each_block(
+            &mut out,
+            n,
+            (16, 8),
+            || (),
+            |(), block| {
+                if block.columns.start >= block.rows.start {
+                    let a = Matrix::new(&x[block.rows.start * k..], block.rows.len(), k, k);
+                    let b = Matrix::new(&w[block.columns.start * k..], block.columns.len(), k, k);
+                    block.add_product(a, b.transposed());
+                }
+                Ok::<_, ()>(())
+            },
+        );
+        whole.unwrap();
+        let before = values(m * n, 3);
+        for row in 0..m {
+            for column in 0..n {
+                let dot: f32 = (0..k).map(|i| x[row * k + i] * w[column * k + i]).sum();
+                let added = if column / 8 * 8 >= row / 16 * 16 { dot } else { 0.0 };
+                assert_eq!(out[row * n + column], before[row * n + column] + added);
+            }
+        }
+    }
+
     /// The result of an element depends on its row and its column alone: any cut gives equal bits.
     #[test]
     fn cuts_do_not_change_bits() {
