@@ -111,7 +111,9 @@ impl WorkFolder {
 
     /// Removes the folder and what is its own in it.
     pub(super) fn remove(self) -> Result<(), CollectError> {
-        // The record last: until then the folder is known for what it is.
+        // States first: without them the folder is that of a run that has just begun. The record last:
+        // until then it is known which run's.
+        self.remove_if(|name| number(name, "states-", ".f32").is_some())?;
         self.remove_if(|name| is_own(name) && name != RECORD)?;
         self.remove_if(|name| name == RECORD)?;
         fs::remove_dir(&self.path).map_err(CollectError::io("remove", &self.path))
