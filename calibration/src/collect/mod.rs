@@ -30,8 +30,9 @@ pub type PrefixFailure = Box<dyn std::error::Error + Send + Sync>;
 /// What hidden states pass through in place of a model's own layers, so that a layer is observed on
 /// what the quantized layers before it give.
 pub trait Prefix: Sync {
-    /// The layer that states pass on through, once its inputs were observed; `None` for the model's
-    /// own.
+    /// A layer whose linears are quantized as far as their inputs are in `observed`, which has the
+    /// first of the layer's inputs, or all of them: the layer that states pass on through, then.
+    /// `None` for the model's own.
     ///
     /// # Errors
     ///

@@ -53,20 +53,30 @@ struct Inputs {
     gathered: Vec<f32>,
     /// The float model's rows of the same tokens, by linear.
     reference: Reference,
+    /// Whether inputs without an accumulator are passed over.
+    partial: bool,
     failure: Option<StatisticsError>,
 }
 
 /// Rows of plain linears' inputs, by the name of the first linear.
 pub(super) type Reference = HashMap<String, Vec<f32>>;
 
-/// Keeps what plain linears read.
-#[derive(Default)]
-pub(super) struct Recorder(Mutex<Reference>);
+/// Keeps what plain linears of one input read.
+pub(super) struct Recorder {
+    linear: String,
+    rows: Mutex<Reference>,
+}
 
 impl Recorder {
+    /// Of one input.
+    pub(super) fn of(input: &InputShape) -> Self {
+        let linear = input.linears.first().cloned().unwrap_or_default();
+        Recorder { linear, rows: Mutex::default() }
+    }
+
     /// What was read.
     pub(super) fn into_rows(self) -> Reference {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.rows.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,15 +88,25 @@ impl Observer for Recorder {
         x: &Activations<'_>,
         rows: Option<&[usize]>,
     ) {
-        if expert.is_none() && rows.is_none() {
-            let linear = linears.first().copied().unwrap_or_default().to_owned();
-            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.insert(linear, x.values().to_vec());
+        let wanted = linears.first().is_some_and(|linear| *linear == self.linear);
+        if wanted && expert.is_none() && rows.is_none() {
+            let mut kept = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.insert(self.linear.clone(), x.values().to_vec());
         }
     }
 }
 
 impl LayerObserver {
+    /// Of one of a layer's inputs.
+    pub(super) fn of_one(
+        input: InputShape,
+        options: &ObservationOptions,
+    ) -> Result<Self, StatisticsError> {
+        let observer = Self::new(vec![input], options)?;
+        observer.inputs().partial = true;
+        Ok(observer)
+    }
+
     /// The float model's rows of the tokens that come next.
     pub(super) fn set_reference(&self, reference: Reference) {
         self.inputs().reference = reference;
@@ -102,7 +122,7 @@ impl LayerObserver {
         });
         let accumulators = accumulators.collect::<Result<_, StatisticsError>>()?;
         let (gathered, reference) = (Vec::new(), Reference::new());
-        let inputs = Inputs { accumulators, gathered, reference, failure: None };
+        let inputs = Inputs { accumulators, gathered, reference, partial: false, failure: None };
         Ok(LayerObserver(Mutex::new(inputs)))
     }
 
@@ -138,6 +158,7 @@ impl Inputs {
                 Some(reference) if expert.is_none() => accumulator.add_pair(rows, reference),
                 _ => accumulator.add(expert, rows),
             },
+            None if self.partial => Ok(()),
             None => Err(StatisticsError::Input {
                 input: linear.to_owned(),
                 what: "no place among the layer's inputs",

@@ -10,7 +10,7 @@ use super::observer::{LayerObserver, Recorder, Reference, head_input, inputs_of}
 use super::plan::Plan;
 use super::states::States;
 use super::work::WorkFolder;
-use super::{CollectError, Collection, Progress};
+use super::{CollectError, Collection, Prefix, Progress};
 use crate::statistics::{InputStatistics, Statistics, StatisticsError};
 
 /// What a run gives: the statistics of all inputs, in memory or in files of a work folder.
@@ -100,50 +100,12 @@ struct Run<'a> {
 impl Run<'_> {
     /// Observes a layer and takes the states through it.
     fn layer(&mut self, index: usize) -> Result<(), CollectError> {
-        let Collection { decoder, chunks, options, prefix, .. } = self.collection;
-        let context = chunks.first().map_or(0, Vec::len);
-        let model = |source| CollectError::Model { layer: Some(index), source };
-        let observation = CollectError::observation(Some(index));
-        let inputs = inputs_of(decoder, index).map_err(model)?;
-        let observer = LayerObserver::new(inputs, options).map_err(&observation)?;
-        let layer = decoder.layer(index).map_err(model)?;
         self.states.begin(self.work.as_ref(), index + 1)?;
-        if let Some(reference) = &mut self.reference {
-            reference.begin(self.work.as_ref(), index + 1)?;
-        }
-        for chunks in self.calls() {
-            if let Some(reference) = &mut self.reference {
-                let recorder = Recorder::default();
-                let mut hidden = reference.of(chunks.clone())?;
-                let shape = (chunks.len(), context);
-                forward(&layer, &mut hidden, shape, Some(&recorder)).map_err(model)?;
-                reference.put(chunks.start, &hidden)?;
-                observer.set_reference(recorder.into_rows());
-                self.meter.add(&chunks, index);
-            }
-            let mut hidden = self.states.of(chunks.clone())?;
-            let passed = forward(&layer, &mut hidden, (chunks.len(), context), Some(&observer));
-            // What is not finite in the layer's inputs comes before what came of it.
-            observer.check().map_err(&observation)?;
-            passed.map_err(model)?;
-            if prefix.is_none() {
-                self.states.put(chunks.start, &hidden)?;
-            }
-            self.meter.add(&chunks, index);
-        }
-        let observed = self.keep(index, observer.finish())?;
-        if let Some(prefix) = prefix {
-            drop(layer);
-            let layer = prefix.layer(index, &observed);
-            let layer = layer.map_err(|source| CollectError::Prefix { layer: index, source })?;
-            let layer = layer.map_or_else(|| decoder.layer(index), Ok).map_err(model)?;
-            for chunks in self.calls() {
-                let mut hidden = self.states.of(chunks.clone())?;
-                forward(&layer, &mut hidden, (chunks.len(), context), None).map_err(model)?;
-                self.states.put(chunks.start, &hidden)?;
-                self.meter.add(&chunks, index);
-            }
-        }
+        let observed = match self.collection.prefix {
+            None => self.observe(index)?,
+            Some(prefix) => self.observe_behind(index, prefix)?,
+        };
+        let observed = self.keep(index, observed)?;
         if self.work.is_none() {
             self.inputs.extend(observed);
         }
@@ -156,6 +118,89 @@ impl Run<'_> {
             (Some(reference), Some(work)) => reference.remove_old(work, index + 1),
             _ => Ok(()),
         }
+    }
+
+    /// Observes the model's own layer, all inputs in one pass.
+    fn observe(&mut self, index: usize) -> Result<Vec<InputStatistics>, CollectError> {
+        let Collection { decoder, options, .. } = self.collection;
+        let model = |source| CollectError::Model { layer: Some(index), source };
+        let observation = CollectError::observation(Some(index));
+        let inputs = inputs_of(decoder, index).map_err(model)?;
+        let observer = LayerObserver::new(inputs, options).map_err(&observation)?;
+        let layer = decoder.layer(index).map_err(model)?;
+        for chunks in self.calls() {
+            let mut hidden = self.states.of(chunks.clone())?;
+            let passed = forward(&layer, &mut hidden, self.shape(&chunks), Some(&observer));
+            // What is not finite in the layer's inputs comes before what came of it.
+            observer.check().map_err(&observation)?;
+            passed.map_err(model)?;
+            self.states.put(chunks.start, &hidden)?;
+            self.meter.add(&chunks, index);
+        }
+        Ok(observer.finish())
+    }
+
+    /// Observes a layer input by input, each behind all that is quantized before it: the layers
+    /// before, and the linears of the layer that read the inputs before. The model's own rows are
+    /// observed beside. Then the states pass the quantized layer.
+    fn observe_behind(
+        &mut self,
+        index: usize,
+        prefix: &dyn Prefix,
+    ) -> Result<Vec<InputStatistics>, CollectError> {
+        let Collection { decoder, options, .. } = self.collection;
+        let model = |source| CollectError::Model { layer: Some(index), source };
+        let observation = CollectError::observation(Some(index));
+        let quantized = |observed: &[InputStatistics]| {
+            prefix
+                .layer(index, observed)
+                .map_err(|source| CollectError::Prefix { layer: index, source })
+        };
+        let inputs = inputs_of(decoder, index).map_err(model)?;
+        let own = decoder.layer(index).map_err(model)?;
+        if let Some(reference) = &mut self.reference {
+            reference.begin(self.work.as_ref(), index + 1)?;
+        }
+        let mut observed: Vec<InputStatistics> = Vec::new();
+        for (position, input) in inputs.iter().enumerate() {
+            let layer = if position == 0 { None } else { quantized(&observed)? };
+            let layer = layer.as_ref().unwrap_or(&own);
+            let observer = LayerObserver::of_one(input.clone(), options).map_err(&observation)?;
+            let last = position + 1 == inputs.len();
+            for chunks in self.calls() {
+                let shape = self.shape(&chunks);
+                if let Some(reference) = &mut self.reference {
+                    let recorder = Recorder::of(input);
+                    let mut hidden = reference.of(chunks.clone())?;
+                    forward(&own, &mut hidden, shape, Some(&recorder)).map_err(model)?;
+                    observer.set_reference(recorder.into_rows());
+                    if last {
+                        reference.put(chunks.start, &hidden)?;
+                    }
+                    self.meter.add(&chunks, index);
+                }
+                let mut hidden = self.states.of(chunks.clone())?;
+                let passed = forward(layer, &mut hidden, shape, Some(&observer));
+                observer.check().map_err(&observation)?;
+                passed.map_err(model)?;
+                self.meter.add(&chunks, index);
+            }
+            observed.extend(observer.finish());
+        }
+        let layer = quantized(&observed)?;
+        let layer = layer.as_ref().unwrap_or(&own);
+        for chunks in self.calls() {
+            let mut hidden = self.states.of(chunks.clone())?;
+            forward(layer, &mut hidden, self.shape(&chunks), None).map_err(model)?;
+            self.states.put(chunks.start, &hidden)?;
+            self.meter.add(&chunks, index);
+        }
+        Ok(observed)
+    }
+
+    /// Chunks and tokens of each.
+    fn shape(&self, chunks: &Range<usize>) -> (usize, usize) {
+        (chunks.len(), self.collection.chunks.first().map_or(0, Vec::len))
     }
 
     /// Observes what the head reads.
