@@ -1,5 +1,6 @@
 //! Which numbers to choose: clip searches, scales, equalization.
 
+pub mod activation_scale;
 pub mod clip;
 pub mod equalize;
 pub mod gptq;

@@ -11,13 +11,13 @@ use super::panel::Panel;
 /// What became of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowOutcome {
-    /// `e·(H + λ)·eᵀ` of what GPTQ found, e = w - s·q.
+    /// `e·(H + λ)·eᵀ` of what GPTQ found, e = w - s·q; with the best of the scales.
     pub loss: f64,
     /// The same of rounding to nearest.
     pub rounding_loss: f64,
     /// Whether rounding was no worse and its integers were kept.
     pub kept_rounding: bool,
-    /// Which scales the loss and the integers belong to: 0 for those of [`Rows::scales`], else one
+    /// Which scales the integers that were kept belong to: 0 for those of [`Rows::scales`], else one
     /// more than the index of the alternative.
     pub scales: usize,
     /// `e·H·eᵀ` of the integers that were kept, without damping: the mean square of the error of the
