@@ -280,7 +280,7 @@ mod tests {
             let other = diagonal_observed(&x, &w, Exponents { input, weight }).unwrap();
             prop_assert!(gain(&x, &w, &other).unwrap() >= predicted * (1.0 - 1e-5));
             // Of norm gains alone, the same as without data.
-            let norm: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+            let norm: Vec<f32> = (1u8..).map(f32::from).take(x.len()).collect();
             let exact: Vec<f64> = norm.iter().copied().map(f64::from).collect();
             prop_assert_eq!(
                 diagonal_observed(&exact, &w, Exponents::default()).unwrap(),

@@ -1,5 +1,6 @@
 //! Which numbers to choose: observation of activations, clip searches, scales, equalization.
 
+pub mod activation_scale;
 pub mod clip;
 pub mod collect;
 pub mod corpus;

@@ -40,7 +40,8 @@ struct Clips {
 }
 
 fn cases() -> Vec<Case> {
-    let cases: Vec<Case> = serde_json::from_str(include_str!("reference/entropy.json")).unwrap();
+    let cases: Vec<Case> =
+        serde_json::from_str(include_str!("reference/entropy.json")).expect("the fixture");
     assert_eq!(cases.len(), 10);
     cases
 }

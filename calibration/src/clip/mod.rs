@@ -145,4 +145,4 @@ pub fn channel_scale(row: &[f32], qmax: i8, calibrator: Calibrator, scratch: &mu
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

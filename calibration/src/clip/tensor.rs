@@ -109,14 +109,21 @@ impl TensorStatistics {
         (&self.counts[..occupied], power(self.exponent))
     }
 
-    /// The tensor's scale for integers in ±`qmax`; 1.0 where every element is zero.
+    /// The tensor's scale for integers in ±`qmax`, of its [`clip`](Self::clip); 1.0 where every element
+    /// is zero.
+    pub fn scale(&self, qmax: i8, calibrator: Calibrator) -> f32 {
+        scale_of(self.clip(qmax, calibrator), qmax)
+    }
+
+    /// The largest magnitude that keeps its value as an integer in ±`qmax`; 0 where every element is
+    /// zero.
     ///
     /// All but [`Calibrator::Amax`] read the histogram, whose bins are between 1/2048 and 1/1024 of
     /// amax wide, and never clip above amax. [`Calibrator::Percentile`] clips at the upper edge of
     /// the bin that holds the order statistic. [`Calibrator::Mse`] takes every magnitude to be at the
     /// centre of its bin and tries clips `amax · m/256`, m = 256, …, 8. [`Calibrator::Kl`] is
     /// [`histogram_kl::choose`].
-    pub fn scale(&self, qmax: i8, calibrator: Calibrator) -> f32 {
+    pub fn clip(&self, qmax: i8, calibrator: Calibrator) -> f32 {
         let (counts, width) = self.histogram();
         let clip = match calibrator {
             _ if counts.is_empty() || self.amax == 0.0 => self.amax,
@@ -125,7 +132,7 @@ impl TensorStatistics {
             Calibrator::Mse => self.least_squared_error(qmax),
             Calibrator::Kl => edge(histogram_kl::choose(counts, qmax).bins, width),
         };
-        scale_of(clip.min(self.amax), qmax)
+        clip.min(self.amax)
     }
 
     /// Bins up to and including the one that holds the percentile.

@@ -7,7 +7,7 @@ use super::*;
 
 /// What rows are drawn from, with unit variance or so.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Distribution {
+pub(crate) enum Distribution {
     Gaussian,
     Laplace,
     StudentT5,
@@ -19,7 +19,7 @@ pub(super) enum Distribution {
 }
 
 impl Distribution {
-    pub(super) const ALL: [Distribution; 6] = [
+    pub(crate) const ALL: [Distribution; 6] = [
         Distribution::Gaussian,
         Distribution::Laplace,
         Distribution::StudentT5,
@@ -30,7 +30,7 @@ impl Distribution {
 }
 
 /// `k` elements, the same for the same seed.
-pub(super) fn sample(distribution: Distribution, k: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn sample(distribution: Distribution, k: usize, seed: u64) -> Vec<f32> {
     // SplitMix64.
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d;
     let mut uniform = move || {

@@ -177,3 +177,47 @@ fn update(isa: Isa, values: &mut [f64], width: usize, end: usize, panel: &[Group
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gptq::tests::hessian;
+
+    /// Sizes around those of tiles and blocks.
+    #[test]
+    fn the_factor_times_its_transpose_is_the_matrix() {
+        for size in [1, 4, 7, 8, 9, 127, 128, 129, 136, 256, 300, 391] {
+            let hessian = hessian(size, size, 21);
+            let values = &hessian.blocks[0].values;
+            let mean = hessian.diagonal().iter().sum::<f64>() / size as f64;
+            let element =
+                |i: usize, j: usize| values[i * size + j] + if i == j { 0.01 * mean } else { 0.0 };
+            let mut factor = LowerTriangle::new(size, element);
+            let mut plain = factor.clone();
+            factor.factor_on(Isa::detect(), 0.0).unwrap();
+            plain.factor_on(Isa::Baseline, 0.0).unwrap();
+            for i in 0..size {
+                let row = factor.row(i);
+                assert_eq!(row.len(), i + 1);
+                assert!(row.iter().zip(plain.row(i)).all(|(a, b)| a.to_bits() == b.to_bits()));
+                for j in 0..=i {
+                    let product: f64 = row.iter().zip(factor.row(j)).map(|(a, b)| a * b).sum();
+                    assert!((product - element(i, j)).abs() < 1e-12 * mean, "{size}: {i}, {j}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_pivot_that_is_none_is_named() {
+        for (size, bad) in [(8, 0), (100, 99), (300, 128), (300, 200), (300, 299)] {
+            let element = |i: usize, j: usize| match (i == j, i == bad) {
+                (true, true) => 0.5,
+                (true, false) => 1.0,
+                _ => 0.0,
+            };
+            assert_eq!(LowerTriangle::new(size, element).factor(0.75), Err(bad));
+            assert_eq!(LowerTriangle::new(size, element).factor(0.25), Ok(()));
+        }
+    }
+}

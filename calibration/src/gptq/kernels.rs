@@ -170,6 +170,23 @@ fn spread_body(c: &mut [Lanes], a: &[f32], b: &Lanes) {
     }
 }
 
+/// `c[i] -= a · b[i]` for each i.
+pub(crate) fn subtract_scaled(isa: Isa, c: &mut [f32], a: f32, b: &[f32]) {
+    match isa {
+        Isa::Baseline => subtract_scaled_body(c, a, b),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AVX2, for it was detected.
+        Isa::Avx2 => unsafe { avx2::subtract_scaled(c, a, b) },
+    }
+}
+
+#[inline(always)]
+fn subtract_scaled_body(c: &mut [f32], a: f32, b: &[f32]) {
+    for (c, b) in c.iter_mut().zip(b) {
+        *c -= a * b;
+    }
+}
+
 /// `c[i][j] += Σ_t a[t][i]·b[t][j]`, t ascending, for the tiles of `c`, `[4, 64]`; as many t as `a`
 /// is long, at most as many as `b`.
 pub(crate) fn tiles(isa: Isa, c: &mut [Lanes; TILE_ROWS], a: &[[f32; TILE_ROWS]], b: &[Lanes]) {
@@ -273,6 +290,11 @@ mod avx2 {
     #[target_feature(enable = "avx2")]
     pub(crate) fn spread(c: &mut [Lanes], a: &[f32], b: &Lanes) {
         super::spread_body(c, a, b);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(crate) fn subtract_scaled(c: &mut [f32], a: f32, b: &[f32]) {
+        super::subtract_scaled_body(c, a, b);
     }
 
     #[target_feature(enable = "avx2")]

@@ -5,20 +5,24 @@
 //! ([`hessian`](crate::hessian)), and inputs are correlated: an error of one column can be undone by
 //! others. GPTQ (Frantar et al. 2022, arXiv 2210.17323, algorithm 1) goes through the columns once and
 //! rounds each after adding the correction that the earlier errors ask for. [`Factor`] is what it
-//! needs to know of H; [`Rows::quantize`] does it. Scales are chosen before and stay.
+//! needs to know of H; [`Rows::quantize`] does it. Scales are chosen before and stay, or are chosen among
+//! several ([`Rows::quantize_among`]). [`Rows::descend`] goes on from there.
 //!
 //! Everything is in a fixed order of operations, none of them fused: a row's integers have the same
 //! bits on every machine, with any number of threads.
 
 pub(crate) mod cholesky;
+mod descent;
 mod factor;
 pub(crate) mod kernels;
+mod panel;
 mod rows;
 
 use std::ops::Range;
 
 use thiserror::Error;
 
+pub use descent::Descent;
 pub use factor::Factor;
 pub use rows::{Loss, RowOutcome, Rows};
 
@@ -35,7 +39,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { damping: 0.05, act_order: true }
+        Options { damping: 0.1, act_order: true }
     }
 }
 

@@ -1,22 +1,25 @@
-//! Rows of weights, 64 side by side, against a factor.
+//! Rows of weights and what becomes of them.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
-use tessera_runtime::quantize::MIN_SCALE;
 
-use super::factor::{Factor, FactorBlock, STEP};
-use super::kernels::{self, Grid, Integers, Isa, LANES, Lanes, Losses, TILE_ROWS};
+use super::factor::Factor;
+use super::kernels::{Integers, Isa, LANES, Losses};
+use super::panel::Panel;
 
 /// What became of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowOutcome {
-    /// `e·(H + λ)·eᵀ` of what GPTQ found, e = w - s·q.
+    /// `e·(H + λ)·eᵀ` of what GPTQ found, e = w - s·q; with the best of the scales.
     pub loss: f64,
     /// The same of rounding to nearest.
     pub rounding_loss: f64,
     /// Whether rounding was no worse and its integers were kept.
     pub kept_rounding: bool,
+    /// Which scales the integers that were kept belong to: 0 for those of [`Rows::scales`], else one
+    /// more than the index of the alternative.
+    pub scales: usize,
     /// `e·H·eᵀ` of the integers that were kept, without damping: the mean square of the error of the
     /// output over the data that H was made of.
     pub output_error: f64,
@@ -28,30 +31,12 @@ pub struct Rows<'a> {
     /// `[m, K]`, finite.
     pub values: &'a [f32],
     /// `[m, segments]`, as [`scale_of`](tessera_runtime::quantize::scale_of) makes them; another that
-    /// is no positive normal number is taken as [`MIN_SCALE`].
+    /// is no positive normal number is taken as [`MIN_SCALE`](tessera_runtime::quantize::MIN_SCALE).
     pub scales: &'a [f32],
     /// Columns of each segment, which follow one another and together are at least all K.
     pub segments: &'a [Range<usize>],
     /// Largest integer, at most 127.
     pub qmax: i8,
-}
-
-/// Memory for 64 rows; one per thread.
-#[derive(Debug, Default)]
-struct Panel {
-    /// By column.
-    weights: Vec<Lanes>,
-    /// By position of a block.
-    corrections: Vec<Lanes>,
-    /// By column: those of GPTQ, and rounded ones.
-    integers: Vec<[i8; LANES]>,
-    rounded: Vec<[i8; LANES]>,
-    /// By position of a step.
-    errors: Vec<Lanes>,
-    /// By segment.
-    grids: Vec<Grid>,
-    /// Segment of each column.
-    segment_of: Vec<usize>,
 }
 
 impl Rows<'_> {
@@ -69,28 +54,65 @@ impl Rows<'_> {
     /// If the rows are not whole rows of `factor.k()`, `scales` are not one per row and segment, the
     /// segments do not follow one another from 0 to K or beyond, or `out` is not as long as the rows.
     pub fn quantize(&self, factor: &Factor, out: &mut [i8]) -> Vec<RowOutcome> {
-        self.quantize_on(Isa::detect(), factor, out)
+        self.quantize_on(Isa::detect(), factor, &[], out)
     }
 
-    pub(super) fn quantize_on(&self, isa: Isa, factor: &Factor, out: &mut [i8]) -> Vec<RowOutcome> {
-        let k = self.check(factor);
+    /// [`quantize`](Self::quantize) with the scales of the rows, and with each of the `alternatives`,
+    /// `[m, segments]` each; every row keeps what has the least loss, the first of equal ones. A
+    /// clip of least squared error is not yet the best of GPTQ, which moves errors. Rounding to
+    /// nearest is compared at the rows' own scales.
+    ///
+    /// # Panics
+    ///
+    /// As [`quantize`](Self::quantize), and if an alternative is not as long as the scales.
+    pub fn quantize_among(
+        &self,
+        alternatives: &[&[f32]],
+        factor: &Factor,
+        out: &mut [i8],
+    ) -> Vec<RowOutcome> {
+        self.quantize_on(Isa::detect(), factor, alternatives, out)
+    }
+
+    pub(super) fn quantize_on(
+        &self,
+        isa: Isa,
+        factor: &Factor,
+        alternatives: &[&[f32]],
+        out: &mut [i8],
+    ) -> Vec<RowOutcome> {
+        let k = self.check(factor.k());
         assert_eq!(out.len(), self.values.len(), "integers are as many as weights");
+        for alternative in alternatives {
+            assert_eq!(alternative.len(), self.scales.len(), "an alternative for each scale");
+        }
         if k == 0 {
             return Vec::new();
         }
         let segments = self.segments.len();
+        let scales_of = |scales, index| panel_of(scales, index, segments);
         self.values
             .par_chunks(LANES * k)
-            .zip(self.scales.par_chunks(LANES * segments))
             .zip(out.par_chunks_mut(LANES * k))
-            .map_init(Panel::default, |panel, ((values, scales), out)| {
-                panel.load(self, k, values, scales);
-                let found = panel.sweep(isa, factor, Integers::Corrected);
+            .enumerate()
+            .map_init(Panel::default, |panel, (index, (values, out))| {
+                panel.load(values, k, self.segments);
+                panel.set_scales(scales_of(self.scales, index), segments, self.qmax);
                 let rounding = panel.sweep(isa, factor, Integers::Rounded);
-                out.chunks_exact_mut(k)
-                    .enumerate()
-                    .map(|(lane, out)| panel.keep(lane, &found, &rounding, out))
-                    .collect::<Vec<_>>()
+                panel.unload(Integers::Rounded, out, |_| true);
+                let mut outcomes: Vec<_> = (0..values.len() / k)
+                    .map(|lane| RowOutcome::of_rounding(Loss::of(&rounding, lane)))
+                    .collect();
+                for (number, scales) in
+                    std::iter::once(&self.scales).chain(alternatives).enumerate()
+                {
+                    panel.set_scales(scales_of(scales, index), segments, self.qmax);
+                    let found = panel.sweep(isa, factor, Integers::Corrected);
+                    panel.unload(Integers::Corrected, out, |lane| {
+                        outcomes[lane].improve(number, Loss::of(&found, lane))
+                    });
+                }
+                outcomes
             })
             .flatten_iter()
             .collect()
@@ -103,7 +125,7 @@ impl Rows<'_> {
     ///
     /// As [`quantize`](Self::quantize).
     pub fn losses(&self, factor: &Factor, integers: &[i8]) -> Vec<Loss> {
-        let k = self.check(factor);
+        let k = self.check(factor.k());
         assert_eq!(integers.len(), self.values.len(), "integers are as many as weights");
         if k == 0 {
             return Vec::new();
@@ -115,12 +137,9 @@ impl Rows<'_> {
             .zip(self.scales.par_chunks(LANES * segments))
             .zip(integers.par_chunks(LANES * k))
             .map_init(Panel::default, |panel, ((values, scales), integers)| {
-                panel.load(self, k, values, scales);
-                for (lane, row) in integers.chunks_exact(k).enumerate() {
-                    for (q, &integer) in panel.integers.iter_mut().zip(row) {
-                        q[lane] = integer;
-                    }
-                }
+                panel.load(values, k, self.segments);
+                panel.set_scales(scales, segments, self.qmax);
+                panel.load_integers(integers, k);
                 let losses = panel.sweep(isa, factor, Integers::Given);
                 (0..values.len() / k).map(move |lane| Loss::of(&losses, lane)).collect::<Vec<_>>()
             })
@@ -128,9 +147,8 @@ impl Rows<'_> {
             .collect()
     }
 
-    /// Length of a row.
-    fn check(&self, factor: &Factor) -> usize {
-        let k = factor.k();
+    /// Length of a row: `k`, if everything else is as it should be.
+    pub(super) fn check(&self, k: usize) -> usize {
         assert!(self.values.len().is_multiple_of(k.max(1)), "whole rows");
         let rows = self.values.len() / k.max(1);
         assert_eq!(self.scales.len(), rows * self.segments.len(), "a scale per row and segment");
@@ -141,6 +159,39 @@ impl Rows<'_> {
         }
         assert!(end >= k, "segments are all columns");
         k
+    }
+}
+
+/// The part of `scales`, of rows with so many segments each, that belongs to a panel.
+fn panel_of(scales: &[f32], index: usize, segments: usize) -> &[f32] {
+    scales.chunks(LANES * segments.max(1)).nth(index).unwrap_or_default()
+}
+
+impl RowOutcome {
+    fn of_rounding(rounding: Loss) -> Self {
+        RowOutcome {
+            loss: f64::INFINITY,
+            rounding_loss: rounding.damped,
+            kept_rounding: true,
+            scales: 0,
+            output_error: rounding.output_error,
+        }
+    }
+
+    /// Takes what was found with some scales, and says whether its integers are the best so far.
+    fn improve(&mut self, scales: usize, found: Loss) -> bool {
+        // A loss that is not a number is above all.
+        let below = |a: f64, b: f64| a.total_cmp(&b).is_lt();
+        if !below(found.damped, self.loss) {
+            return false;
+        }
+        self.loss = found.damped;
+        let best = below(found.damped, self.rounding_loss);
+        if best {
+            (self.kept_rounding, self.scales) = (false, scales);
+            self.output_error = found.output_error;
+        }
+        best
     }
 }
 
@@ -155,108 +206,12 @@ pub struct Loss {
 
 impl Loss {
     fn of(losses: &Losses, lane: usize) -> Self {
-        let damped = losses.damped[lane];
-        // What damping adds is a part of the sum; a difference below 0 is a rounding error.
-        Loss { damped, output_error: (damped - losses.added[lane]).max(0.0) }
-    }
-}
-
-impl Panel {
-    /// Up to 64 rows. Lanes without one hold zeros.
-    fn load(&mut self, rows: &Rows<'_>, k: usize, values: &[f32], scales: &[f32]) {
-        self.weights.clear();
-        self.weights.resize(k, [0.0; LANES]);
-        self.integers.clear();
-        self.integers.resize(k, [0; LANES]);
-        self.rounded.clear();
-        self.rounded.resize(k, [0; LANES]);
-        for (lane, row) in values.chunks_exact(k).enumerate() {
-            for (weight, &value) in self.weights.iter_mut().zip(row) {
-                weight[lane] = value;
-            }
-        }
-        let segments = rows.segments.len();
-        self.grids.clear();
-        self.segment_of.clear();
-        for (index, segment) in rows.segments.iter().enumerate() {
-            let qmax = f32::from(rows.qmax).abs().min(127.0);
-            let mut grid = Grid { scale: [1.0; LANES], inverse: [1.0; LANES], qmax };
-            for (lane, scales) in scales.chunks_exact(segments).enumerate() {
-                let scale = scales[index];
-                grid.scale[lane] = if scale >= MIN_SCALE { scale } else { MIN_SCALE };
-                grid.inverse[lane] = 1.0 / grid.scale[lane];
-            }
-            self.grids.push(grid);
-            self.segment_of.extend((segment.start.min(k)..segment.end.min(k)).map(|_| index));
-        }
+        Loss::new(losses.damped[lane], losses.added[lane])
     }
 
-    /// Passes over all columns; integers that are made go to where their kind belongs.
-    fn sweep(&mut self, isa: Isa, factor: &Factor, integers: Integers) -> Losses {
-        let mut losses = Losses::zero();
-        for block in &factor.blocks {
-            self.sweep_block(isa, block, integers, &mut losses);
-        }
-        losses
-    }
-
-    fn sweep_block(
-        &mut self,
-        isa: Isa,
-        block: &FactorBlock,
-        integers: Integers,
-        losses: &mut Losses,
-    ) {
-        self.corrections.clear();
-        self.corrections.resize(block.order.len(), [0.0; LANES]);
-        self.errors.resize(STEP, [0.0; LANES]);
-        let made = match integers {
-            Integers::Rounded => &mut self.rounded,
-            Integers::Corrected | Integers::Given => &mut self.integers,
-        };
-        for step in block.steps.iter().rev() {
-            let (before, own) = self.corrections.split_at_mut(step.start);
-            for (i, factors) in step.own.iter().enumerate().rev() {
-                let position = step.start + i;
-                let column = block.order[position];
-                let (earlier, correction) = own.split_at_mut(i);
-                kernels::column(
-                    isa,
-                    integers,
-                    &self.weights[column],
-                    &correction[0],
-                    &self.grids[self.segment_of[column]],
-                    block.columns[position],
-                    &mut made[column],
-                    &mut self.errors[i],
-                    losses,
-                );
-                kernels::spread(isa, earlier, factors, &self.errors[i]);
-            }
-            let (groups, _) = before.as_chunks_mut::<TILE_ROWS>();
-            for (group, factors) in groups.iter_mut().zip(&step.before) {
-                kernels::tiles(isa, group, factors, &self.errors);
-            }
-        }
-    }
-
-    /// Writes the better integers of a row.
-    fn keep(&self, lane: usize, found: &Losses, rounding: &Losses, out: &mut [i8]) -> RowOutcome {
-        let (found, rounding) = (Loss::of(found, lane), Loss::of(rounding, lane));
-        // A loss that is not a number is none.
-        let kept_rounding = found.damped.total_cmp(&rounding.damped).is_ge();
-        let (kept, integers) = match kept_rounding {
-            true => (rounding, &self.rounded),
-            false => (found, &self.integers),
-        };
-        for (out, q) in out.iter_mut().zip(integers) {
-            *out = q[lane];
-        }
-        RowOutcome {
-            loss: found.damped,
-            rounding_loss: rounding.damped,
-            kept_rounding,
-            output_error: kept.output_error,
-        }
+    /// Of a loss and the part of it that damping adds.
+    pub(super) fn new(damped: f64, added: f64) -> Self {
+        // A difference below 0 is a rounding error.
+        Loss { damped, output_error: (damped - added).max(0.0) }
     }
 }

@@ -34,12 +34,12 @@ pub(crate) fn correlated(m: usize, k: usize, seed: u64) -> Vec<f32> {
     rows
 }
 
-fn hessian(k: usize, block: usize, seed: u64) -> RotatedHessian {
+pub(super) fn hessian(k: usize, block: usize, seed: u64) -> RotatedHessian {
     of_rows(&correlated(2 * k, k, seed), None, &Rotation::identity(k), block)
 }
 
 /// Scales of the largest magnitudes of rows, one segment.
-fn scales(weights: &[f32], k: usize, qmax: i8) -> Vec<f32> {
+pub(super) fn scales(weights: &[f32], k: usize, qmax: i8) -> Vec<f32> {
     weights.chunks(k).map(|row| quantize::scale_of(quantize::amax(row), qmax)).collect()
 }
 
@@ -183,7 +183,7 @@ fn results_do_not_depend_on_the_machine() {
         let rows = Rows { values: &weights, scales: &scales, segments: &segments, qmax: 7 };
         let run = |isa: Isa| {
             let mut integers = vec![0; weights.len()];
-            let outcomes = rows.quantize_on(isa, &factor, &mut integers);
+            let outcomes = rows.quantize_on(isa, &factor, &[], &mut integers);
             (integers, outcomes)
         };
         let expected = run(Isa::Baseline);
@@ -212,9 +212,11 @@ fn results_do_not_depend_on_the_machine() {
 #[test]
 fn integers_have_the_same_bits_everywhere() {
     let (m, k) = (40, 200);
-    let factor = Factor::new(&hessian(k, 120, 9), &Options::default()).unwrap();
+    let hessian = hessian(k, 120, 9);
+    let factor = Factor::new(&hessian, &Options::default()).unwrap();
     let weights = correlated(m, k, 10);
-    let (integers, outcomes) = quantized(&weights, &scales(&weights, k, 7), 7, &factor);
+    let scales = scales(&weights, k, 7);
+    let (mut integers, outcomes) = quantized(&weights, &scales, 7, &factor);
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut take = |bits: u64| hash = (hash ^ bits).wrapping_mul(0x0000_0100_0000_01b3);
     integers.iter().for_each(|&q| take(u64::from(q.cast_unsigned())));
@@ -223,7 +225,13 @@ fn integers_have_the_same_bits_everywhere() {
             take(loss.to_bits());
         }
     }
-    assert_eq!(hash, 0x1664_2593_40fe_688e, "{hash:#x}");
+    let segments = [Range { start: 0, end: k }];
+    let rows = Rows { values: &weights, scales: &scales, segments: &segments, qmax: 7 };
+    for loss in rows.descend(&Descent::new(&hessian, &factor), 10, &mut integers) {
+        take(loss.damped.to_bits());
+    }
+    integers.iter().for_each(|&q| take(u64::from(q.cast_unsigned())));
+    assert_eq!(hash, 0x7be9_c344_6471_f876, "{hash:#x}");
 }
 
 #[test]
@@ -321,14 +329,67 @@ fn extreme_rows_stay_in_range() {
     }
 }
 
+#[test]
+fn the_best_of_several_scales_is_kept() {
+    let (m, k) = (100, 90);
+    let segments = [0..30, 30..90];
+    let factor = Factor::new(&hessian(k, k, 11), &Options::default()).unwrap();
+    let weights = correlated(m, k, 12);
+    let base: Vec<f32> =
+        scales(&weights, k, 7).iter().flat_map(|&scale| [scale, 0.9 * scale]).collect();
+    let scaled = |ratio: f32| base.iter().map(|scale| scale * ratio).collect::<Vec<_>>();
+    let ratios = [0.5, 0.7, 0.85, 1.0];
+    let alternatives: Vec<Vec<f32>> = ratios.iter().map(|&ratio| scaled(ratio)).collect();
+    let mut kept = vec![0; weights.len()];
+    let alternatives_of: Vec<&[f32]> = alternatives.iter().map(Vec::as_slice).collect();
+    let rows = Rows { values: &weights, scales: &base, segments: &segments, qmax: 7 };
+    let outcomes = rows.quantize_among(&alternatives_of, &factor, &mut kept);
+    let single = |scales: &[f32]| {
+        let mut integers = vec![0; weights.len()];
+        let rows = Rows { values: &weights, scales, segments: &segments, qmax: 7 };
+        let outcomes = rows.quantize(&factor, &mut integers);
+        (integers, outcomes)
+    };
+    let each: Vec<_> =
+        std::iter::once(&base).chain(&alternatives).map(|scales| single(scales)).collect();
+    let mut chosen = [0; 5];
+    for (row, outcome) in outcomes.iter().enumerate() {
+        let least = each.iter().map(|(_, o)| o[row].loss).fold(f64::INFINITY, f64::min);
+        assert_eq!(outcome.loss, least);
+        assert_eq!(outcome.rounding_loss, each[0].1[row].rounding_loss);
+        let (integers, of) = &each[outcome.scales];
+        if !outcome.kept_rounding {
+            assert_eq!(of[row].loss, least);
+            assert_eq!(of[row].output_error, outcome.output_error);
+        }
+        let columns = row * k..(row + 1) * k;
+        assert_eq!(kept[columns.clone()], integers[columns]);
+        chosen[outcome.scales] += 1;
+    }
+    assert!(chosen[0] > 10 && chosen[3] > 10, "{chosen:?}");
+    // That is the first again.
+    assert_eq!(chosen[4], 0);
+}
+
 /// What GPTQ is for.
 #[test]
 fn correlated_inputs_gain() {
     let (m, k) = (64, 256);
-    let factor = Factor::new(&hessian(k, k, 8), &Options::default()).unwrap();
+    let hessian = hessian(k, k, 8);
+    let factor = Factor::new(&hessian, &Options::default()).unwrap();
     let weights = correlated(m, k, 7);
-    let (_, outcomes) = quantized(&weights, &scales(&weights, k, 7), 7, &factor);
+    let (mut integers, outcomes) = quantized(&weights, &scales(&weights, k, 7), 7, &factor);
     let sum = |of: fn(&RowOutcome) -> f64| outcomes.iter().map(of).sum::<f64>();
     let (found, rounding) = (sum(|o| o.loss), sum(|o| o.rounding_loss));
     assert!(found < 0.5 * rounding, "{found} of {rounding}");
+    // And what descent adds.
+    let rows = Rows {
+        values: &weights,
+        scales: &scales(&weights, k, 7),
+        segments: &[Range { start: 0, end: k }],
+        qmax: 7,
+    };
+    let losses = rows.descend(&Descent::new(&hessian, &factor), 10, &mut integers);
+    let descended = losses.iter().map(|loss| loss.damped).sum::<f64>();
+    assert!(descended < 0.995 * found, "{descended} of {found}");
 }
