@@ -2,7 +2,8 @@
 //!
 //! An integer is `q = clamp(round_half_even(w * inverse), -qmax, qmax)` with
 //! `inverse = 1.0 / scale` rounded to f32 once per row: a multiplication by the reciprocal, not a
-//! division, on every machine. The real value is `scale * q`.
+//! division, on every machine. The real value is `scale * q`; with a zero point ([`Affine`]) it is
+//! `scale * q + zero`.
 //!
 //! # Reductions
 //!
@@ -22,6 +23,10 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use self::affine::AffineGrid;
+pub use self::affine::{Affine, bias_of, extremes, extremes_clipped_by_rms, quantize_row_affine};
+
+mod affine;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "aarch64")]
@@ -114,6 +119,28 @@ impl Isa {
         }
     }
 
+    /// Least and greatest element of the row, or `first`, which is one of them. Either zero.
+    fn extremes(self, row: &[f32], first: f32) -> (f32, f32) {
+        match self {
+            Isa::Scalar => scalar::extremes(row, first),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::extremes(row, first),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::extremes(row, first),
+        }
+    }
+
+    /// Writes one chunk's integers on a grid with a zero point.
+    fn quantize_affine(self, chunk: &[f32], grid: AffineGrid, out: &mut [i8]) {
+        match self {
+            Isa::Scalar => scalar::quantize_affine(chunk, grid, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::quantize_affine(chunk, grid, out),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::quantize_affine(chunk, grid, out),
+        }
+    }
+
     /// Lane sums of one chunk's squared errors on each of several grids.
     fn errors<const B: usize>(self, chunk: &[f32], grids: &[Grid; B]) -> [[f32; LANES]; B] {
         match self {
@@ -162,11 +189,16 @@ fn squared_norm_on(isa: Isa, row: &[f32]) -> f64 {
 /// The amax where that product is zero: of an empty row, and where all squares vanish.
 pub fn clip_by_rms(row: &[f32], factor: f32) -> f32 {
     let amax = amax(row);
+    rms_clip(row, factor).map_or(amax, |clip| clip.min(amax))
+}
+
+/// `factor` times the row's root mean square, rounded to f32, if that is above zero.
+fn rms_clip(row: &[f32], factor: f32) -> Option<f32> {
     let rms = (squared_norm(row) / row.len() as f64).sqrt();
     #[expect(clippy::cast_possible_truncation, reason = "rounded on purpose")]
     let clip = (f64::from(factor) * rms) as f32;
     // Of an empty row it is no number.
-    if clip > 0.0 { clip.min(amax) } else { amax }
+    (clip > 0.0).then_some(clip)
 }
 
 /// The symmetric scale whose largest integer stands for `clip`: `clip / qmax`.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// The kernels of this machine, the scalar ones first.
-fn kernels() -> Vec<Isa> {
+pub(super) fn kernels() -> Vec<Isa> {
     let mut isas = vec![Isa::Scalar];
     if Isa::detect() == Isa::Scalar {
         println!("no SIMD kernel on this machine");
