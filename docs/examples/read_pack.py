@@ -2,7 +2,7 @@
 """Rebuild the weights of a tessera pack, by formats/spec/pack.md alone.
 
 usage: read_pack.py PACK.safetensors | PACK.safetensors.index.json
-prints {linear: {"shape": [...], "rms": ...}} as JSON; needs numpy and safetensors
+prints {linear: {"shape": [...], "rms": ...}} as JSON; needs numpy
 """
 
 import json
@@ -11,7 +11,8 @@ import os
 import sys
 
 import numpy as np
-from safetensors import safe_open
+
+DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
 
 
 def files(path):
@@ -22,6 +23,24 @@ def files(path):
         names = sorted(set(json.load(index)["weight_map"].values()))
     assert all(name == os.path.basename(name) for name in names), "a name outside the folder"
     return [os.path.join(os.path.dirname(path), name) for name in names]
+
+
+def header(path):
+    """Manifest of a file, and where its tensors are: name -> (path, offset, dtype, shape)."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+    manifest = json.loads(entries.pop("__metadata__")["tessera"])
+    assert manifest["format"] == "tessera-pack" and manifest["version"] in ([1, 0], [1, 1])
+    start = 8 + length
+    return manifest, {name: (path, start + entry["data_offsets"][0], entry["dtype"], entry["shape"])
+                      for name, entry in entries.items()}
+
+
+def tensor(path, offset, dtype, shape):
+    """The tensor as an array; BF16, which numpy does not know, as float32."""
+    array = np.fromfile(path, DTYPES[dtype], math.prod(shape), offset=offset).reshape(shape)
+    return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
 
 
 def untile(tiles, experts):
@@ -47,19 +66,17 @@ def unrotate(rows, rotation, factor):
     return np.einsum("bij,ik->bkj", x, factor).reshape(rows.shape)
 
 
-def weights(path):
-    """Linear's name -> float32 [N, K], or [E, N, K] for experts."""
-    stored, inputs, linears = {}, {}, []
+def linears(path):
+    """Linear's name -> float32 weights [N, K], or [E, N, K] for experts, and what is added to its
+    outputs: float32 [N] or [E, N], or None."""
+    stored, inputs, entries, result = {}, {}, [], {}
     for name in files(path):
-        shard = safe_open(name, "numpy")
-        manifest = json.loads(shard.metadata()["tessera"])
-        assert manifest["format"] == "tessera-pack" and manifest["version"] == [1, 0]
-        stored.update((key, shard) for key in shard.keys())
+        manifest, tensors = header(name)
+        stored.update(tensors)
         inputs.update((entry["name"], entry) for entry in manifest["inputs"])
-        linears += manifest["linears"]
-    read = lambda name: stored[name].get_tensor(name)
-    result = {}
-    for linear in linears:
+        entries += manifest["linears"]
+    read = lambda name: tensor(*stored[name])
+    for linear in entries:
         n, experts, entry = linear["n"], linear.get("experts", 1), inputs[linear["input"]]
         count = len(linear["segments"]) if linear["granularity"] == "channel" else 1
         scale = np.broadcast_to(read(linear["scale"]).reshape(experts, count, -1),
@@ -70,8 +87,14 @@ def weights(path):
         factor = read(rotation["factor"]["tensor"]) if "factor" in rotation else np.eye(1, dtype="f4")
         w = unrotate(np.concatenate(rows, axis=2)[:, :, :rotation["size"]], rotation, factor)
         w = w[:, :, :linear["k"]] * (read(entry["vector"]) if "vector" in entry else np.float32(1))
-        result[linear["name"]] = w if "experts" in linear else w[0]
+        correction = read(linear["correction"]) if "correction" in linear else None
+        result[linear["name"]] = w if "experts" in linear else w[0], correction
     return result
+
+
+def weights(path):
+    """Linear's name -> float32 weights."""
+    return {name: w for name, (w, _) in linears(path).items()}
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ mod pack_support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pack_support::{Random, small};
+use pack_support::{Pack, Random, calibrated, small};
 use serde_json::{Value, json};
 use tessera_formats::npu::Scheme;
-use tessera_formats::pack::{PackError, PackReader};
+use tessera_formats::pack::manifest::{Activation, Rounding};
+use tessera_formats::pack::{Dtype, PackError, PackReader};
 
-/// A good file of the small w4a4 pack, taken apart.
+/// A good file, taken apart.
 struct Good {
     folder: tempfile::TempDir,
     /// Header without `__metadata__`.
@@ -21,10 +22,15 @@ struct Good {
 }
 
 impl Good {
+    /// That of the small w4a4 pack.
     fn new() -> Self {
+        Self::of(&small(Scheme::W4A4))
+    }
+
+    fn of(pack: &Pack) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("good.safetensors");
-        small(Scheme::W4A4).write(&path);
+        pack.write(&path);
         let bytes = fs::read(&path).unwrap();
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
@@ -231,7 +237,7 @@ fn wrong_fields() -> Vec<(&'static str, Value)> {
         ("/format", json!("other")),
         ("/format", json!(1)),
         ("/version", json!([0, 9])),
-        ("/version", json!([1, 1])),
+        ("/version", json!([1, 2])),
         ("/version", json!([2, 0])),
         ("/version", json!([1])),
         ("/version", json!([1, -1])),
@@ -336,6 +342,43 @@ fn wrong_fields() -> Vec<(&'static str, Value)> {
         ("/linears/0/granularity", json!("tensor")),
         ("/linears/0/granularity", json!("group")),
         ("/linears/4/granularity", json!("channel")),
+        ("/linears/0/activation", json!(null)),
+        ("/linears/0/activation", json!({})),
+        ("/linears/0/activation", json!("dynamic")),
+        ("/linears/0/activation", json!({ "kind": "other" })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "surprise": 1 })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "threshold": [1.0] })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": 0.0 })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": -2.5 })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": 1e-60 })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": 1e60 })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": "2.5" })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "asymmetric": 1 })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "asymmetric": "true" })),
+        ("/linears/0/activation", json!({ "kind": "static" })),
+        (
+            "/linears/0/activation",
+            json!({ "kind": "static", "threshold": [1.0], "asymmetric": true }),
+        ),
+        ("/linears/0/activation", json!({ "kind": "static", "threshold": 1.0 })),
+        ("/linears/0/activation", json!({ "kind": "static", "threshold": [] })),
+        ("/linears/0/activation", json!({ "kind": "static", "threshold": [1.0, 1.0] })),
+        ("/linears/1/activation", json!({ "kind": "static", "threshold": [1.0] })),
+        ("/linears/1/activation", json!({ "kind": "static", "threshold": [1.0, 0.0] })),
+        ("/linears/1/activation", json!({ "kind": "static", "threshold": [1.0, -1.0] })),
+        ("/linears/1/activation", json!({ "kind": "static", "threshold": [1e60, 1.0] })),
+        ("/linears/0/activation", json!({ "kind": "static", "threshold": [1.0], "rms_clip": 2.0 })),
+        ("/linears/0/rounding", json!("up")),
+        ("/linears/0/rounding", json!(null)),
+        ("/linears/0/correction", json!("blk.0.attn_q.weight.correction")),
+        ("/linears/0/correction", json!("blk.0.attn_norm.weight")),
+        ("/linears/0/output_error", json!(-0.5)),
+        ("/linears/0/output_error", json!("0")),
+        ("/inputs/0/sign_trial", json!(-1)),
+        ("/inputs/0/sign_trial", json!(1.5)),
+        ("/inputs/0/sign_trial", json!(1u64 << 32)),
+        ("/calibration", json!({})),
+        ("/calibration", json!([])),
         ("/linears/0/scale", json!("blk.0.attn_k.weight.scale")),
         ("/linears/0/segments", json!([])),
         ("/linears/0/segments/0/tiles", json!("output.weight.tiles")),
@@ -386,10 +429,48 @@ fn wrong_fields() -> Vec<(&'static str, Value)> {
     cases
 }
 
+/// Fields that only a calibrated pack has, wrong.
+fn wrong_fields_of_calibrated() -> Vec<(&'static str, Value)> {
+    vec![
+        ("/version", json!([1, 0])),
+        ("/calibration/statistics_sha256", json!("0")),
+        ("/calibration/data", json!(null)),
+        ("/calibration/data/0", json!("a.txt")),
+        ("/calibration/data/0/name", json!("")),
+        ("/calibration/data/0/sha256", json!("a".repeat(65))),
+        ("/calibration/tokens", json!(-1)),
+        ("/calibration/context", json!(0.5)),
+        ("/calibration/seed", json!("7")),
+        ("/linears/0/activation/kind", json!("static")),
+        ("/linears/0/activation/rms_clip", json!(0)),
+        ("/linears/0/activation/rms_clip", json!(1e39)),
+        ("/linears/3/activation/kind", json!("dynamic")),
+        ("/linears/3/activation/threshold/0", json!(-1.0)),
+        ("/linears/0/correction", json!("blk.0.ffn_down.weight.correction")),
+        ("/linears/0/correction", json!("blk.0.attn_q.weight.scale")),
+        ("/linears/0/correction", json!(null)),
+        ("/linears/1/correction", json!("blk.0.attn_k.weight.correction")),
+        ("/linears/2/output_error", json!(-1e-9)),
+    ]
+}
+
 #[test]
 fn every_wrong_field_is_refused() {
-    let good = Good::new();
-    for (pointer, value) in wrong_fields() {
+    refuses_all(&Good::new(), wrong_fields());
+    refuses_all(&Good::of(&calibrated(Scheme::W4A4)), wrong_fields_of_calibrated());
+    // The float engine's activations are no integers.
+    for activation in [
+        json!({ "kind": "dynamic", "rms_clip": 2.5 }),
+        json!({ "kind": "dynamic", "asymmetric": true }),
+        json!({ "kind": "static", "threshold": [1] }),
+    ] {
+        let good = Good::of(&small(Scheme::W16A16));
+        refuses_all(&good, vec![("/linears/0/activation", activation)]);
+    }
+}
+
+fn refuses_all(good: &Good, fields: Vec<(&str, Value)>) {
+    for (pointer, value) in fields {
         let mut manifest = good.manifest.clone();
         set(&mut manifest, pointer, value.clone());
         assert!(manifest != good.manifest, "{pointer} = {value} changes nothing");
@@ -404,8 +485,18 @@ fn every_wrong_field_is_refused() {
 
 #[test]
 fn every_field_is_needed_and_no_other_is_known() {
-    let good = Good::new();
-    let optional = ["/shard", "/experts", "/vector", "/factor", "/accumulator"];
+    let good = Good::of(&calibrated(Scheme::W4A4));
+    let optional = ["shard", "experts", "vector", "factor", "accumulator", "correction"];
+    // Nothing in the file says that they should be there.
+    let records = [
+        "calibration",
+        "sign_trial",
+        "activation",
+        "rms_clip",
+        "asymmetric",
+        "rounding",
+        "output_error",
+    ];
     let mut pointers = Vec::new();
     objects(&good.manifest, String::new(), &mut pointers);
     let mut removed = 0;
@@ -422,15 +513,86 @@ fn every_field_is_needed_and_no_other_is_known() {
         for key in object.keys() {
             let mut manifest = good.manifest.clone();
             manifest.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(key);
-            let error = good.open_with(&good.tensors, &manifest).unwrap_err();
+            let opened = good.open_with(&good.tensors, &manifest);
+            removed += 1;
+            if records.contains(&key.as_str()) {
+                opened.unwrap();
+                continue;
+            }
+            let error = opened.unwrap_err();
             // The keys of `digests` are names of tensors: without one, the manifest disagrees.
-            if !optional.iter().any(|name| name[1..] == *key) && pointer != "/digests" {
+            if !optional.contains(&key.as_str()) && pointer != "/digests" {
                 assert!(matches!(error, PackError::Manifest { .. }), "{pointer}/{key}: {error}");
             }
-            removed += 1;
         }
     }
     assert!(removed > 100, "{removed}");
+}
+
+#[test]
+fn what_came_later_is_refused_under_the_first_version() {
+    type Change = fn(&mut Pack);
+    let plain = || {
+        let mut pack = small(Scheme::W4A4);
+        pack.manifest.version = [1, 0];
+        pack
+    };
+    let open = |pack: &Pack| {
+        let mut newest = pack.clone();
+        newest.manifest.version = [1, 1];
+        let good = Good::of(&newest);
+        let manifest = serde_json::to_value(&pack.manifest).unwrap();
+        good.open_with(&good.tensors, &manifest)
+    };
+    assert_eq!(open(&plain()).unwrap().manifest(0).unwrap().version, [1, 0]);
+    let changes: [(&str, Change); 6] = [
+        ("calibration", |pack| {
+            pack.manifest.calibration = calibrated(Scheme::W4A4).manifest.calibration
+        }),
+        ("sign_trial", |pack| pack.manifest.inputs[3].sign_trial = Some(1)),
+        ("activation", |pack| {
+            pack.manifest.linears[5].activation =
+                Activation::Dynamic { rms_clip: Some(3.0), asymmetric: false };
+        }),
+        ("rounding", |pack| pack.manifest.linears[5].rounding = Rounding::Gptq),
+        ("output_error", |pack| pack.manifest.linears[5].output_error = Some(0.5)),
+        ("BF16 scale", |pack| {
+            let from = calibrated(Scheme::W4A4);
+            let name = "output.weight.scale";
+            let bf16 = from.tensors.iter().find(|stored| stored.name == name).unwrap().clone();
+            pack.manifest.digests.insert(name.to_owned(), from.manifest.digests[name].clone());
+            pack.tensors.retain(|stored| stored.name != name);
+            let place = pack.tensors.iter().position(|stored| stored.dtype == Dtype::BF16).unwrap();
+            pack.tensors.insert(place, bf16);
+        }),
+    ];
+    for (what, change) in changes {
+        let mut pack = plain();
+        change(&mut pack);
+        let error = open(&pack).unwrap_err();
+        assert!(matches!(error, PackError::Field { field: "version", .. }), "{what}: {error}");
+        assert!(error.to_string().contains(what), "{error}");
+    }
+}
+
+#[test]
+fn calibrated_tensors_have_one_form() {
+    let good = Good::of(&calibrated(Scheme::W4A4));
+    good.open_with(&good.tensors, &good.manifest).unwrap();
+    for (name, field, value) in [
+        ("blk.0.attn_q.weight.correction", "dtype", json!("I32")),
+        ("blk.0.attn_q.weight.correction", "shape", json!([1, 20])),
+        ("blk.0.ffn_up_exps.weight.correction", "shape", json!([33, 3])),
+        ("blk.0.ffn_up_exps.weight.correction", "shape", json!([99])),
+        ("blk.0.attn_q.weight.scale", "dtype", json!("F16")),
+        ("blk.0.attn_q.weight.scale", "shape", json!([20])),
+    ] {
+        let mut tensors = good.tensors.clone();
+        assert_ne!(tensors[name][field], value);
+        tensors[name][field] = value.clone();
+        let error = good.open_with(&tensors, &good.manifest).unwrap_err();
+        assert!(matches!(error, PackError::Tensor { .. }), "{name} {field} {value}: {error}");
+    }
 }
 
 #[test]

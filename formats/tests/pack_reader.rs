@@ -12,7 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pack_support::{Pack, sha256, small};
+use half::bf16;
+use pack_support::{Pack, calibrated, sha256, small};
 use tessera_formats::npu::Scheme;
 use tessera_formats::pack::{Dtype, PackError, PackReader, index_path, shard_path, write_index};
 
@@ -51,6 +52,11 @@ fn assert_reads(reader: &PackReader, packs: &[Pack]) {
                 let values = reader.read_f32(&tensor.name).unwrap();
                 let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
                 assert_eq!(bytes, tensor.bytes);
+            } else if tensor.dtype == Dtype::BF16 {
+                let values = reader.read_f32(&tensor.name).unwrap();
+                let bytes: Vec<u8> =
+                    values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+                assert_eq!(bytes, tensor.bytes);
             } else {
                 assert!(matches!(reader.read_f32(&tensor.name), Err(PackError::Tensor { .. })));
             }
@@ -79,9 +85,13 @@ fn assert_reads(reader: &PackReader, packs: &[Pack]) {
 #[test]
 fn every_scheme_reads_back() {
     let folder = tempfile::tempdir().unwrap();
-    for scheme in Scheme::ALL {
-        let path = folder.path().join(format!("{scheme}.safetensors"));
-        let pack = small(scheme);
+    for (scheme, make) in Scheme::ALL
+        .into_iter()
+        .flat_map(|scheme| [(scheme, small as fn(_) -> _), (scheme, calibrated)])
+    {
+        let path = folder.path().join("m.safetensors");
+        let _ = fs::remove_file(&path);
+        let pack: Pack = make(scheme);
         pack.write(&path);
         let reader = PackReader::open(&path).unwrap();
         assert_reads(&reader, &[pack]);
@@ -213,13 +223,13 @@ fn what_is_not_a_regular_file_is_refused() {
 /// unless `TESSERA_REQUIRE_PYTHON=1` demands it.
 fn python(arguments: &[&std::ffi::OsStr]) -> Option<serde_json::Value> {
     let ready = Command::new("python3")
-        .args(["-c", "import numpy, safetensors"])
+        .args(["-c", "import numpy"])
         .output()
         .is_ok_and(|output| output.status.success());
     if !ready {
         let required = std::env::var_os("TESSERA_REQUIRE_PYTHON").is_some_and(|value| value == "1");
-        assert!(!required, "python3 with numpy and safetensors is required");
-        println!("skipped: python3 with numpy and safetensors is not installed");
+        assert!(!required, "python3 with numpy is required");
+        println!("skipped: python3 with numpy is not installed");
         return None;
     }
     let output = Command::new("python3").arg("-B").args(arguments).output().unwrap();
@@ -231,10 +241,11 @@ fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/read_pack.py")
 }
 
-/// All weights of a pack as the example rebuilds them.
+/// All weights and corrections of a pack as the example rebuilds them.
 const DUMP: &str = "import json, sys; sys.path.insert(0, sys.argv[1]); import read_pack; \
-    print(json.dumps({name: [list(w.shape), w.reshape(-1).tolist()] \
-    for name, w in read_pack.weights(sys.argv[2]).items()}))";
+    form = lambda x: x is not None and [list(x.shape), x.reshape(-1).tolist()]; \
+    print(json.dumps({name: [*form(w), form(c)] \
+    for name, (w, c) in read_pack.linears(sys.argv[2]).items()}))";
 
 #[test]
 fn the_example_of_the_documentation_rebuilds_every_weight() {
@@ -242,10 +253,11 @@ fn the_example_of_the_documentation_rebuilds_every_weight() {
     let (out, packs) = write_sharded(folder.path(), 2);
     let mut cases = vec![(index_path(&out).unwrap(), packs)];
     for scheme in Scheme::ALL {
-        let path = folder.path().join(format!("{scheme}.safetensors"));
-        let pack = small(scheme);
-        pack.write(&path);
-        cases.push((path, vec![pack]));
+        for (kind, pack) in [("small", small(scheme)), ("calibrated", calibrated(scheme))] {
+            let path = folder.path().join(format!("{scheme}-{kind}.safetensors"));
+            pack.write(&path);
+            cases.push((path, vec![pack]));
+        }
     }
     let example = example();
     let mut compared = 0;
@@ -267,11 +279,22 @@ fn the_example_of_the_documentation_rebuilds_every_weight() {
                     let difference = (found.as_f64().unwrap() - expected).abs();
                     assert!(difference < 1e-5 * amax, "{}: {found} {expected}", linear.name);
                 }
+                let found = &read[&linear.name][2];
+                if let Some(correction) = &linear.correction {
+                    let shape: Vec<u64> = linear.experts.into_iter().chain([linear.n]).collect();
+                    assert_eq!(found[0], serde_json::json!(shape), "{correction}");
+                    let expected = pack.bytes(correction).as_chunks().0.iter();
+                    let expected = expected.map(|&x| Some(f64::from(f32::from_le_bytes(x))));
+                    let found = found[1].as_array().unwrap().iter().map(|x| x.as_f64());
+                    assert!(found.eq(expected), "{correction}");
+                } else {
+                    assert_eq!(*found, false);
+                }
                 compared += 1;
             }
         }
     }
-    assert_eq!(compared, 5 * 6);
+    assert_eq!(compared, 9 * 6);
     let arguments = [example.as_os_str(), cases[1].0.as_os_str()];
     let Some(read) = python(&arguments) else { return };
     for (name, weights) in &cases[1].1[0].weights {

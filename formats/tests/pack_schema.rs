@@ -5,7 +5,7 @@ mod pack_support;
 
 use std::collections::BTreeSet;
 
-use pack_support::{Pack, small};
+use pack_support::{Pack, calibrated, small};
 use serde_json::{Value, json};
 use tessera_formats::npu::{Scheme, Target};
 use tessera_formats::pack::manifest::Manifest;
@@ -31,6 +31,19 @@ fn validate(
                 let pointer = rule.as_str().unwrap().strip_prefix('#').unwrap();
                 validate(root, root.pointer(pointer).unwrap(), value, at, seen)?;
             }
+            "oneOf" => {
+                let accepted: Vec<BTreeSet<String>> = rule
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .filter_map(|rule| {
+                        let mut seen = BTreeSet::new();
+                        validate(root, rule, value, at, &mut seen).is_ok().then_some(seen)
+                    })
+                    .collect();
+                let [accepted] = &accepted[..] else { return wrong("not one of the forms") };
+                seen.extend(accepted.iter().cloned());
+            }
             "const" if value != rule => return wrong("not the constant"),
             "enum" if !rule.as_array().unwrap().contains(value) => return wrong("not listed"),
             "type" => {
@@ -49,6 +62,7 @@ fn validate(
             }
             "minimum" if value.as_f64() < rule.as_f64() => return wrong("too small"),
             "maximum" if value.as_f64() > rule.as_f64() => return wrong("too large"),
+            "exclusiveMinimum" if value.as_f64() <= rule.as_f64() => return wrong("too small"),
             "minItems" if value.as_array().map(Vec::len) < size(rule) => return wrong("short"),
             "maxItems" if value.as_array().map(Vec::len) > size(rule) => return wrong("long"),
             "minLength" if value.as_str().map(str::len) < size(rule) => return wrong("short"),
@@ -88,8 +102,8 @@ fn validate(
                     validate(root, rule, field, &format!("{at}/{key}"), seen)?;
                 }
             }
-            "const" | "enum" | "minimum" | "maximum" | "minItems" | "maxItems" | "minLength"
-            | "maxLength" => {}
+            "const" | "enum" | "minimum" | "exclusiveMinimum" | "maximum" | "minItems"
+            | "maxItems" | "minLength" | "maxLength" => {}
             other => panic!("keyword {other}"),
         }
     }
@@ -118,6 +132,7 @@ fn what_is_written_satisfies_the_schema_and_uses_all_of_it() {
     let mut seen = BTreeSet::new();
     let mut manifests: Vec<Manifest> =
         Scheme::ALL.iter().map(|&scheme| small(scheme).manifest).collect();
+    manifests.extend(Scheme::ALL.iter().map(|&scheme| calibrated(scheme).manifest));
     manifests.extend(Pack::shards(2).into_iter().map(|pack| pack.manifest));
     manifests.push(Manifest { target: Target::rk3576(), ..small(Scheme::W8A8).manifest });
     for manifest in manifests {
@@ -145,6 +160,16 @@ fn the_schema_refuses_what_the_reader_refuses() {
         ("/linears/0/scheme", json!("w4a16")),
         ("/linears/0/segments", json!([])),
         ("/linears/0/surprise", json!(1)),
+        ("/linears/0/activation", json!({})),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": 0 })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "threshold": [1.0] })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "asymmetric": 1 })),
+        ("/linears/0/activation", json!({ "kind": "static" })),
+        ("/linears/0/activation", json!({ "kind": "static", "threshold": [] })),
+        ("/linears/0/rounding", json!("up")),
+        ("/linears/0/output_error", json!(-1.0)),
+        ("/inputs/0/sign_trial", json!(1u64 << 32)),
+        ("/calibration", json!({})),
         ("/carried/0/shape", json!([1, 1, 1, 1, 1])),
     ] {
         let mut manifest = serde_json::to_value(small(Scheme::W8A8).manifest).unwrap();

@@ -7,10 +7,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use pack_support::{Pack, small};
+use pack_support::{Pack, calibrated, small};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use tessera_formats::npu::Scheme;
+use tessera_formats::pack::manifest::Activation;
 use tessera_formats::pack::{
     DATA_ALIGNMENT, Dtype, PackError, ShardWriter, TensorEntry, header_bytes, index_path,
     shard_path, write_index,
@@ -287,13 +288,21 @@ proptest! {
     fn widest_manifest_reserves_enough(
         rms in prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL,
         norm in prop::num::f64::ANY,
+        clip in prop::num::f32::POSITIVE,
         min in any::<i64>(),
         max in any::<i64>(),
     ) {
-        let pack = small(Scheme::W4A4);
+        let pack = calibrated(Scheme::W4A4);
         let entries: Vec<TensorEntry> = pack.entries();
-        let reserve = header_bytes(&pack.manifest.widest(), &entries).unwrap();
+        let mut planned = pack.manifest.clone();
+        planned.linears[0].activation =
+            Activation::Dynamic { rms_clip: Some(1.0), asymmetric: true };
+        planned.linears[1].activation = Activation::Static { threshold: Vec::new() };
+        let reserve = header_bytes(&planned.widest(), &entries).unwrap();
         let mut manifest = pack.manifest;
+        manifest.linears[0].activation = Activation::Dynamic { rms_clip: Some(clip), asymmetric: true };
+        manifest.linears[1].activation = Activation::Static { threshold: vec![clip; 2] };
+        manifest.linears[1].output_error = Some(rms);
         let linear = &mut manifest.linears[0];
         linear.relative_rms = rms;
         linear.mean_clip = rms;

@@ -1,8 +1,12 @@
 //! The manifest: what a pack holds and how it came to be, one JSON document.
 
+mod activation;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use activation::Activation;
 
 use crate::npu::{Engine, Scheme, Target};
 
@@ -226,47 +230,6 @@ pub enum Granularity {
     Tensor,
     /// One scale per output channel and segment.
     Channel,
-}
-
-/// How a row of activations, rotated, gets the scale of its integers, in each segment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Activation {
-    /// From the row: `amax / qmax`, or `min(amax, rms_clip · rms) / qmax`.
-    Dynamic {
-        /// Largest magnitude that keeps its value, in units of the row's root mean square over the
-        /// segment's columns, padding excluded; absent where nothing is clipped.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        rms_clip: Option<f32>,
-        /// Whether the integers have a zero point too, so that they reach from the row's least to
-        /// its greatest value: a value is `scale · q + zero`.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        asymmetric: bool,
-    },
-    /// The same for every row: `threshold / qmax`. Larger magnitudes saturate.
-    Static {
-        /// One for each segment.
-        threshold: Vec<f32>,
-    },
-}
-
-impl Activation {
-    /// Whether a row's largest magnitude alone decides: what the format's first version meant, and
-    /// what an absent field means.
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Whether the integers have a zero point.
-    pub const fn is_asymmetric(&self) -> bool {
-        matches!(self, Activation::Dynamic { asymmetric: true, .. })
-    }
-}
-
-impl Default for Activation {
-    fn default() -> Self {
-        Activation::Dynamic { rms_clip: None, asymmetric: false }
-    }
 }
 
 /// How a weight became an integer, given its scale.

@@ -8,8 +8,9 @@ use half::{bf16, f16};
 use sha2::{Digest, Sha256};
 use tessera_formats::npu::{Engine, Scheme, Target};
 use tessera_formats::pack::manifest::{
-    Accumulator, Carried, FORMAT, Factor, Granularity, Input, Linear, Manifest, MemoryPlan, Model,
-    Rotation, Segment, Shard, Source, Tool, VERSION_MAJOR, VERSION_MINOR,
+    Accumulator, Activation, Calibration, CalibrationData, Carried, FORMAT, Factor, Granularity,
+    Input, Linear, Manifest, MemoryPlan, Model, Rotation, Rounding, Segment, Shard, Source, Tool,
+    VERSION_MAJOR, VERSION_MINOR,
 };
 use tessera_formats::pack::{Dtype, FinishedShard, ShardWriter, TensorEntry, header_bytes};
 
@@ -95,6 +96,11 @@ const FORMS: [Form; 6] = [
 /// A pack of every form of linear under one scheme: a dense factor, blocks, a padded row, no
 /// rotation; vectors; segments; experts; both granularities; padding of N and K.
 pub fn small(scheme: Scheme) -> Pack {
+    with_zero_points(scheme, &[])
+}
+
+/// [`small`]; the certificates of linears in `zero_points` hold for activations that have one.
+fn with_zero_points(scheme: Scheme, zero_points: &[usize]) -> Pack {
     let mut random = Random(7);
     let mut tensors = Vec::new();
     let factor = |order| Factor {
@@ -142,6 +148,7 @@ pub fn small(scheme: Scheme) -> Pack {
             },
             vector: has_vector.then(|| format!("{name}.rotation")),
             equalization: if has_vector { "norm" } else { "none" }.to_owned(),
+            sign_trial: None,
         });
         rotations.push((
             k,
@@ -156,7 +163,8 @@ pub fn small(scheme: Scheme) -> Pack {
     let mut domain_bytes = vec![0, 0];
     for (index, form) in FORMS.iter().enumerate() {
         let (k, size, matrix, vector) = &rotations[form.input];
-        let made = make_linear(form, scheme, *k, *size, &mut random);
+        let made =
+            make_linear(form, (scheme, zero_points.contains(&index)), (*k, *size), &mut random);
         let domain = index as u32 % 2;
         let mut segments = Vec::new();
         let mut start = 0;
@@ -197,10 +205,14 @@ pub fn small(scheme: Scheme) -> Pack {
             input: inputs[form.input].name.clone(),
             granularity: form.granularity,
             calibrator: "amax".to_owned(),
+            activation: Activation::default(),
+            rounding: Rounding::default(),
             scale: format!("{}.scale", form.name),
+            correction: None,
             segments,
             relative_rms: 0.0625,
             mean_clip: 1.0,
+            output_error: None,
             domain,
         });
         tensors.extend(made.tiles);
@@ -232,12 +244,7 @@ pub fn small(scheme: Scheme) -> Pack {
         shape: vec![5],
         bytes: b"bytes".to_vec(),
     });
-    tensors.sort_by_key(|tensor| match tensor.dtype {
-        _ if tensor.name.contains(".tiles") => 0,
-        Dtype::F32 => 1,
-        Dtype::F16 | Dtype::BF16 => 2,
-        _ => 3,
-    });
+    sort(&mut tensors);
 
     let digests = digests(&linears, &carried, &tensors);
     let manifest = Manifest {
@@ -252,6 +259,7 @@ pub fn small(scheme: Scheme) -> Pack {
         },
         recipe: serde_json::json!({ "rules": [] }),
         seed: 42,
+        calibration: None,
         inputs,
         linears,
         carried,
@@ -259,6 +267,71 @@ pub fn small(scheme: Scheme) -> Pack {
         memory: MemoryPlan { tile_bytes: domain_bytes.iter().sum(), domain_bytes },
         shard: None,
     };
+    Pack { manifest, tensors, weights }
+}
+
+/// The order in which everything is aligned.
+fn sort(tensors: &mut [Stored]) {
+    tensors.sort_by_key(|tensor| match tensor.dtype {
+        _ if tensor.name.contains(".tiles") => 0,
+        Dtype::F32 => 1,
+        Dtype::F16 | Dtype::BF16 => 2,
+        _ => 3,
+    });
+}
+
+/// [`small`] with all that came with version 1.1: scales of activations (of integers), corrections,
+/// BF16 scales, and records of a calibration.
+pub fn calibrated(scheme: Scheme) -> Pack {
+    let Pack { mut manifest, mut tensors, weights } = with_zero_points(scheme, &[2]);
+    let mut random = Random(23);
+    manifest.calibration = Some(Calibration {
+        statistics_sha256: sha256(b"statistics"),
+        data: vec![
+            CalibrationData { name: "a.txt".to_owned(), sha256: sha256(b"a") },
+            CalibrationData { name: "b.jsonl".to_owned(), sha256: sha256(b"b") },
+        ],
+        tokens: 65_536,
+        context: 512,
+        seed: 7,
+    });
+    for (input, trial) in manifest.inputs.iter_mut().zip([0, 5]) {
+        input.sign_trial = Some(trial);
+        input.equalization = "observed".to_owned();
+    }
+    for (index, linear) in manifest.linears.iter_mut().enumerate() {
+        linear.rounding = if index == 5 { Rounding::Nearest } else { Rounding::Gptq };
+        linear.output_error = (index > 0).then_some(0.015_625);
+        if scheme.engine() != Engine::F16 {
+            linear.activation = match index {
+                0..3 => Activation::Dynamic {
+                    rms_clip: Some(1.5 + index as f32 / 4.0),
+                    asymmetric: index == 2,
+                },
+                3..5 => Activation::Static {
+                    threshold: linear.segments.iter().map(|_| 0.5 + random.unit() as f32).collect(),
+                },
+                _ => Activation::default(),
+            };
+        }
+        if index % 2 == 0 {
+            let shape: Vec<u64> = linear.experts.into_iter().chain([linear.n]).collect();
+            let values = (0..shape.iter().product()).map(|_| random.unit() as f32 - 0.5);
+            let name = format!("{}.correction", linear.name);
+            linear.correction = Some(name.clone());
+            let bytes = values.flat_map(f32::to_le_bytes).collect();
+            tensors.push(Stored { name, dtype: Dtype::F32, shape, bytes });
+        }
+        if index % 3 != 1 {
+            let scale = tensors.iter_mut().find(|tensor| tensor.name == linear.scale).unwrap();
+            let values =
+                scale.bytes.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap()));
+            scale.bytes = values.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
+            scale.dtype = Dtype::BF16;
+        }
+    }
+    sort(&mut tensors);
+    manifest.digests = digests(&manifest.linears, &manifest.carried, &tensors);
     Pack { manifest, tensors, weights }
 }
 
@@ -270,7 +343,12 @@ struct Made {
     rotated: Vec<f64>,
 }
 
-fn make_linear(form: &Form, scheme: Scheme, k: usize, size: usize, random: &mut Random) -> Made {
+fn make_linear(
+    form: &Form,
+    (scheme, asymmetric): (Scheme, bool),
+    (k, size): (usize, usize),
+    random: &mut Random,
+) -> Made {
     let engine = scheme.engine();
     let tile_n = engine.tile_n();
     let (n, n_padded) = (form.n, form.n.next_multiple_of(tile_n));
@@ -283,7 +361,8 @@ fn make_linear(form: &Form, scheme: Scheme, k: usize, size: usize, random: &mut 
     let scales: Vec<f32> = (0..experts * scales_per_expert)
         .map(|_| match engine {
             Engine::F16 => [0.25, 0.5, 1.0, 2.0][random.below(4)],
-            _ => 0.001 + 0.01 * random.unit() as f32,
+            // Representable in BF16, as `calibrated` stores some.
+            _ => bf16::from_f64(0.001 + 0.01 * random.unit()).to_f32(),
         })
         .collect();
     let mut shape: Vec<u64> = form.experts.iter().map(|&experts| experts as u64).collect();
@@ -343,7 +422,7 @@ fn make_linear(form: &Form, scheme: Scheme, k: usize, size: usize, random: &mut 
                     squares += (value * value) as i64;
                     rotated[(expert * n + row) * size + start + column] = value * f64::from(scale);
                 }
-                if let Some((low, high)) = scheme.activation_range() {
+                if let Some((low, high)) = scheme.activation_range(asymmetric) {
                     let (low, high) = (i64::from(low), i64::from(high));
                     max = max.max(high * positive - low * negative);
                     min = min.min(low * positive - high * negative);
@@ -355,7 +434,7 @@ fn make_linear(form: &Form, scheme: Scheme, k: usize, size: usize, random: &mut 
             Engine::I4 => i16::try_from(min).is_ok() && i16::try_from(max).is_ok(),
             _ => i32::try_from(min).is_ok() && i32::try_from(max).is_ok(),
         };
-        accumulators.push(scheme.activation_range().map(|_| Accumulator {
+        accumulators.push(scheme.activation_range(asymmetric).map(|_| Accumulator {
             min,
             max,
             certified,
