@@ -384,7 +384,41 @@ mod tests {
         segments: &[Range<usize>],
     ) -> QuantizedRows {
         let input = SimulatedInput::new(Arc::new(Rotation::identity(row.len())), None);
-        QuantizedRows::new(row, row.len(), &input.plan(scheme, digits, segments))
+        let plan = input.plan(scheme, digits, &ActivationScale::Dynamic, segments);
+        QuantizedRows::new(row, row.len(), &plan)
+    }
+
+    #[test]
+    fn clipped_rows_saturate_on_either_side() {
+        // 31 of magnitude 1 and one of 33: rms is √(1120/32).
+        let mut row = vec![1.0f32; 64];
+        row[1..64].iter_mut().step_by(2).for_each(|x| *x = -1.0);
+        (row[5], row[40]) = (-33.0, 33.0);
+        // Padding, which is no part of the mean.
+        row.extend([0.0; 16]);
+        let rows = |activation| {
+            let input = SimulatedInput::new(Arc::new(Rotation::identity(80)), None);
+            let segments = [Range { start: 0, end: 32 }, 32..64, 64..96];
+            QuantizedRows::new(
+                &row,
+                80,
+                &input.plan(Scheme::W8A8, Digits::Base16, &activation, &segments),
+            )
+        };
+        let rms = (1120.0f64 / 32.0).sqrt();
+        for (activation, thresholds) in [
+            (ActivationScale::RmsClip(2.0), [(2.0 * rms) as f32, (2.0 * rms) as f32, 127.0]),
+            (ActivationScale::RmsClip(6.0), [33.0, 33.0, 127.0]),
+            (ActivationScale::Static(vec![12.7, 25.4, 0.5]), [12.7, 25.4, 0.5]),
+        ] {
+            let rows = rows(activation);
+            assert_eq!(rows.scales, thresholds.map(|threshold| threshold / 127.0));
+            let Operands::Integers(q) = &rows.operands else { panic!("integers") };
+            assert_eq!((q[5], q[40]), (-127, 127));
+            let ones = |scale: f32| (1.0 / scale).round_ties_even() as i8;
+            assert_eq!((q[0], q[33]), (ones(rows.scales[0]), -ones(rows.scales[1])));
+            assert!(q[64..].iter().all(|&q| q == 0));
+        }
     }
 
     #[test]
@@ -416,12 +450,25 @@ mod tests {
     #[test]
     fn plans_are_shared() {
         let input = SimulatedInput::new(Arc::new(Rotation::identity(64)), None);
-        let plan = |scheme, digits, end| input.plan(scheme, digits, &[0..end, end..64]);
+        let dynamic = ActivationScale::Dynamic;
+        let plan = |scheme, digits, end| input.plan(scheme, digits, &dynamic, &[0..end, end..64]);
         let one = plan(Scheme::W8A8, Digits::Base15, 32);
         assert!(Arc::ptr_eq(&one, &plan(Scheme::W8A8, Digits::Base16, 32)));
         assert!(!Arc::ptr_eq(&one, &plan(Scheme::W4A4, Digits::Base15, 32)));
         let digits = plan(Scheme::W4A8, Digits::Base15, 32);
         assert!(!Arc::ptr_eq(&digits, &plan(Scheme::W4A8, Digits::Base16, 32)));
+        let scaled = |activation: &ActivationScale| {
+            input.plan(Scheme::W8A8, Digits::Base15, activation, &[0..32, 32..64])
+        };
+        let clip = scaled(&ActivationScale::RmsClip(2.5));
+        assert!(Arc::ptr_eq(&clip, &scaled(&ActivationScale::RmsClip(2.5))));
+        for other in [
+            ActivationScale::Dynamic,
+            ActivationScale::RmsClip(2.75),
+            ActivationScale::Static(vec![1.0; 2]),
+        ] {
+            assert!(!Arc::ptr_eq(&clip, &scaled(&other)));
+        }
     }
 
     /// The figure behind the default of [`Digits`].

@@ -1,9 +1,12 @@
 //! Whole linears against dense sums that are taken from the tiles by the layout's formula.
 #![expect(clippy::cast_possible_truncation, reason = "f64 is rounded to f32 on purpose")]
 
+use half::f16;
+use tessera_formats::npu::Scheme;
 use tessera_formats::npu::tiles::TileLayout;
+use tessera_formats::pack::manifest::Granularity;
 
-use super::super::{Digits, Overflow};
+use super::super::{ActivationScale, Digits, Overflow};
 use super::*;
 use crate::rotation::Rotation;
 
@@ -51,7 +54,19 @@ impl Case {
         };
         let scales = (0..count).map(|_| 0.02 + noise.uniform().abs() / 50.0).collect();
         let name = "blk.0.ffn_up.weight".to_owned();
-        let weights = Weights { name, scheme, n, k, experts, segments, granularity, scales };
+        let (activation, correction) = (ActivationScale::Dynamic, None);
+        let weights = Weights {
+            name,
+            scheme,
+            n,
+            k,
+            experts,
+            segments,
+            granularity,
+            scales,
+            activation,
+            correction,
+        };
         let mut case = Case {
             weights,
             tiles: Vec::new(),
@@ -73,6 +88,19 @@ impl Case {
             case.tiles.push(tiles);
         }
         case
+    }
+
+    /// The same linear, with what calibration may add to it.
+    fn calibrated(mut self, activation: ActivationScale) -> Self {
+        let Weights { experts, n, .. } = self.weights;
+        self.weights.correction = Some(Noise(41).row(experts.unwrap_or(1) * n));
+        self.weights.activation = activation;
+        self
+    }
+
+    fn correction(&self, matrix: usize, n: usize) -> f32 {
+        let correction = self.weights.correction.as_ref();
+        correction.map_or(0.0, |correction| correction[matrix * self.weights.n + n])
     }
 
     fn layout(&self, segment: usize) -> TileLayout {
@@ -151,7 +179,17 @@ impl Case {
                                 Scheme::W4A4 => 7.0,
                                 _ => f32::from(digits.qmax()),
                             };
-                            let row_scale = if amax == 0.0 { 1.0 } else { amax / qmax };
+                            let threshold = match &self.weights.activation {
+                                ActivationScale::Dynamic => amax,
+                                ActivationScale::RmsClip(factor) => {
+                                    let square = |&x: &f32| f64::from(x).powi(2);
+                                    let sum: f64 = values.iter().map(square).sum();
+                                    let rms = (sum / values.len() as f64).sqrt();
+                                    amax.min((f64::from(*factor) * rms) as f32)
+                                }
+                                ActivationScale::Static(thresholds) => thresholds[segment],
+                            };
+                            let row_scale = if threshold > 0.0 { threshold / qmax } else { 1.0 };
                             let inverse = 1.0 / row_scale;
                             let sum: f64 = values
                                 .iter()
@@ -167,10 +205,33 @@ impl Case {
                     let value = sum * row_scale * scale;
                     total = if segment == 0 { value } else { total + value };
                 }
+                if self.weights.correction.is_some() {
+                    total += self.correction(matrix, n);
+                }
                 total
             })
             .collect()
     }
+}
+
+/// Every case with integers, and the activation scales of a calibration.
+fn calibrated_cases() -> Vec<Case> {
+    let scale = |index: usize, case: &Case| match index % 3 {
+        _ if case.weights.scheme == Scheme::W16A16 => ActivationScale::Dynamic,
+        0 => ActivationScale::RmsClip(1.75),
+        1 => ActivationScale::Static(
+            case.weights.segments.iter().map(|s| 0.4 + s.end as f32 / 200.0).collect(),
+        ),
+        // Nothing is clipped.
+        _ => ActivationScale::RmsClip(1000.0),
+    };
+    let cases = cases().into_iter().enumerate();
+    cases
+        .map(|(index, case)| {
+            let scale = scale(index, &case);
+            case.calibrated(scale)
+        })
+        .collect()
 }
 
 fn put(layout: TileLayout, tiles: &mut [u8], n: usize, k: usize, noise: &mut Noise) {
@@ -221,7 +282,7 @@ fn apply(linear: &SimulatedLinear, case: &Case, matrix: usize, x: &[f32]) -> Vec
 
 #[test]
 fn equals_dense_sums_from_the_tiles() {
-    for case in cases() {
+    for case in cases().into_iter().chain(calibrated_cases()) {
         for digits in [Digits::Base15, Digits::Base16] {
             let linear = case.load(Simulation { digits, ..Simulation::default() }).unwrap();
             for matrix in 0..case.weights.experts.unwrap_or(1) {
@@ -232,9 +293,11 @@ fn equals_dense_sums_from_the_tiles() {
                     let out = apply(&linear, &case, matrix, &x);
                     for (x, out) in x.chunks(case.weights.k).zip(out.chunks(case.weights.n)) {
                         let expected = case.expected(matrix, x, digits);
-                        assert_eq!(out, expected, "{} {m} rows", case.weights.scheme);
+                        let Weights { scheme, activation, .. } = &case.weights;
+                        assert_eq!(out, expected, "{scheme} {activation:?} {m} rows");
                         if x[0] == 0.0 {
-                            assert!(out.iter().all(|&y| y == 0.0));
+                            let added = |(n, &y): (usize, &f32)| y == case.correction(matrix, n);
+                            assert!(out.iter().enumerate().all(added));
                         }
                     }
                 }
@@ -264,7 +327,7 @@ fn experts_read_the_rows_they_are_given() {
 fn float_activations_leave_the_weights_error_alone() {
     let simulation =
         Simulation { arithmetic: Arithmetic::FloatActivations, ..Simulation::default() };
-    for case in cases() {
+    for case in cases().into_iter().chain(calibrated_cases()) {
         let linear = case.load(simulation).unwrap();
         let x = Noise(77).row(5 * case.weights.k);
         for matrix in 0..case.weights.experts.unwrap_or(1) {
@@ -272,7 +335,8 @@ fn float_activations_leave_the_weights_error_alone() {
             for (x, out) in x.chunks(case.weights.k).zip(out.chunks(case.weights.n)) {
                 let row = case.rotated(x);
                 for (n, &found) in out.iter().enumerate() {
-                    let (mut sum, mut magnitude) = (0.0f64, 0.0f64);
+                    let mut sum = f64::from(case.correction(matrix, n));
+                    let mut magnitude = sum.abs();
                     for (segment, columns) in case.weights.segments.iter().enumerate() {
                         for column in columns.clone().filter(|&column| column < row.len()) {
                             let w = case.stored(matrix, segment, n, column - columns.start);
@@ -292,7 +356,7 @@ fn float_activations_leave_the_weights_error_alone() {
 fn threads_do_not_change_bits() {
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let (one, three) = (pool(1), pool(3));
-    for case in cases() {
+    for case in cases().into_iter().chain(calibrated_cases()) {
         for arithmetic in [Arithmetic::Integer, Arithmetic::FloatActivations] {
             let linear = case.load(Simulation { arithmetic, ..Simulation::default() }).unwrap();
             let x = Noise(3).row(250 * case.weights.k);
@@ -360,6 +424,11 @@ fn wrong_calls_are_refused() {
     for (expert, rows, length) in [(3, 0, 70), (0, 2, 70), (0, 1, 69)] {
         assert!(linear.apply_expert(expert, &x, &[rows], &mut out[..length]).is_err());
     }
+    let error = linear.apply_expert(0, &x, &[0, 2], &mut [0.0; 140]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`blk.0.ffn_up.weight` has rows to choose from of 2, and was given 2"
+    );
     let other = Activations::new(&values, 64);
     assert!(linear.apply_expert(0, &other, &[0], &mut out).is_err());
 }
@@ -367,7 +436,7 @@ fn wrong_calls_are_refused() {
 #[test]
 fn wrong_weights_are_refused() {
     type Change = fn(&mut Case);
-    let changes: [(Change, &str); 12] = [
+    let changes: [(Change, &str); 19] = [
         (
             |case| case.weights.scales[5] = 0.0,
             "its scale 5 is 0, which is not finite and above zero",
@@ -398,6 +467,41 @@ fn wrong_weights_are_refused() {
         (
             |case| (case.weights.k, case.vector) = (95, None),
             "its input has rows of 96, expected 95",
+        ),
+        (
+            |case| case.weights.activation = ActivationScale::RmsClip(0.0),
+            "its activation clip is 0, which is not finite and above zero",
+        ),
+        (
+            |case| case.weights.activation = ActivationScale::RmsClip(f32::INFINITY),
+            "its activation clip is inf, which is not finite and above zero",
+        ),
+        (
+            |case| case.weights.activation = ActivationScale::Static(vec![1.0]),
+            "it has 1 activation thresholds, expected one for each of 2 segments",
+        ),
+        (
+            |case| case.weights.activation = ActivationScale::Static(vec![1.0, f32::NAN]),
+            "its activation threshold is NaN, which is not finite and above zero",
+        ),
+        (
+            |case| {
+                *case = Case::new(Scheme::W16A16, (None, 100, 96), &[0, 96], Granularity::Channel);
+                case.weights.activation = ActivationScale::RmsClip(2.5);
+            },
+            "its activations are floats, and have no scale to choose",
+        ),
+        (
+            |case| case.weights.correction = Some(vec![0.0; 101]),
+            "it has 101 corrections, expected 100",
+        ),
+        (
+            |case| {
+                let mut correction = vec![0.0; 100];
+                correction[99] = f32::NAN;
+                case.weights.correction = Some(correction);
+            },
+            "its correction 99 is NaN, which is not finite",
         ),
     ];
     for (change, message) in changes {
