@@ -209,6 +209,7 @@ fn clamps_and_rounds_half_to_even() {
 }
 
 #[test]
+#[expect(clippy::cast_possible_truncation, reason = "rounded on purpose")]
 fn clips_by_rms() {
     let mut row = vec![0.5f32; 100];
     row[7] = -50.0;
