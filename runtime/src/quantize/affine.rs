@@ -60,8 +60,8 @@ pub(super) fn extremes_on(isa: Isa, row: &[f32]) -> (f32, f32) {
     (least + 0.0, greatest + 0.0)
 }
 
-/// [`extremes`], after elements are limited to ±`factor` times the row's root mean square, that
-/// product rounded to f32. Not limited where it is zero: where all squares vanish.
+/// [`extremes`], after elements are limited to ±`factor` times the row's root mean square, which is
+/// that of [`clip_by_rms`](super::clip_by_rms). Not limited where the product is zero.
 pub fn extremes_clipped_by_rms(row: &[f32], factor: f32) -> (f32, f32) {
     let (least, greatest) = extremes(row);
     match super::rms_clip(row, factor) {
@@ -224,7 +224,8 @@ mod tests {
         assert_eq!(extremes_clipped_by_rms(&[4.0; 8], 0.5), (2.0, 2.0));
         assert_eq!(extremes_clipped_by_rms(&[-4.0; 8], 0.5), (-2.0, -2.0));
         assert_eq!(extremes_clipped_by_rms(&[], 0.5), (0.0, 0.0));
-        assert_eq!(extremes_clipped_by_rms(&[1e-40, 0.0], 0.5), (0.0, 1e-40));
+        assert_eq!(extremes_clipped_by_rms(&[1e-30, 0.0, 0.0, 0.0], 0.5), (0.0, 0.25e-30));
+        assert_eq!(extremes_clipped_by_rms(&[1e-45, 0.0, 0.0, 0.0], 0.1), (0.0, 1e-45));
     }
 
     proptest! {

@@ -7,7 +7,7 @@
 //!
 //! # Reductions
 //!
-//! Every sum of squares here has one order, which all kernels keep: a row is cut into chunks of
+//! Every sum of squares but that of [`clip_by_rms`] has one order, which all kernels keep: a row is cut into chunks of
 //! [`CHUNK`] elements; within a chunk element `i` is added to f32 lane `i % 8`, in ascending order,
 //! with plain multiplications and additions (no fused ones); the eight lanes, widened to f64, are
 //! added as `((0+4)+(2+6)) + ((1+5)+(3+7))`; chunks are added in f64, in ascending order. So a
@@ -154,8 +154,8 @@ impl Isa {
 }
 
 /// Lanes to one number: `((0+4)+(2+6)) + ((1+5)+(3+7))` in f64.
-fn fold(lanes: [f32; LANES]) -> f64 {
-    let [a, b, c, d, e, f, g, h] = lanes.map(f64::from);
+fn fold(lanes: [impl Into<f64>; LANES]) -> f64 {
+    let [a, b, c, d, e, f, g, h] = lanes.map(Into::into);
     ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
@@ -186,15 +186,23 @@ fn squared_norm_on(isa: Isa, row: &[f32]) -> f64 {
 /// The lesser of a row's amax and `factor` times its root mean square, the latter rounded to f32:
 /// the largest magnitude that keeps its value where a row is clipped by its rms.
 ///
-/// The amax where that product is zero: of an empty row, and where all squares vanish.
+/// Squares, exact in f64, are added in f64: element `i` to sum `i % 8`, in ascending order, and the
+/// sums in the module's order. The amax where the product is zero: of an empty row, and of one of
+/// zeros.
 pub fn clip_by_rms(row: &[f32], factor: f32) -> f32 {
     let amax = amax(row);
     rms_clip(row, factor).map_or(amax, |clip| clip.min(amax))
 }
 
-/// `factor` times the row's root mean square, rounded to f32, if that is above zero.
+/// `factor` times the row's root mean square, as [`clip_by_rms`] has it, if that is above zero.
 fn rms_clip(row: &[f32], factor: f32) -> Option<f32> {
-    let rms = (squared_norm(row) / row.len() as f64).sqrt();
+    let mut lanes = [0.0f64; LANES];
+    for block in row.chunks(LANES) {
+        for (lane, &x) in lanes.iter_mut().zip(block) {
+            *lane += f64::from(x) * f64::from(x);
+        }
+    }
+    let rms = (fold(lanes) / row.len() as f64).sqrt();
     #[expect(clippy::cast_possible_truncation, reason = "rounded on purpose")]
     let clip = (f64::from(factor) * rms) as f32;
     // Of an empty row it is no number.

@@ -1,4 +1,5 @@
-//! Rows against integers worked out by hand.
+//! Scales, integers and plans, worked out by hand.
+#![expect(clippy::cast_possible_truncation, reason = "f64 is rounded to f32 on purpose")]
 
 use super::*;
 
@@ -24,6 +25,40 @@ fn quantized_by(
 
 fn symmetric(scale: f32) -> RowScale {
     Affine { scale, zero: 0.0 }
+}
+
+#[test]
+fn clipped_rows_saturate_on_either_side() {
+    // 31 of magnitude 1 and one of 33: rms is √(1120/32).
+    let mut row = vec![1.0f32; 64];
+    row[1..64].iter_mut().step_by(2).for_each(|x| *x = -1.0);
+    (row[5], row[40]) = (-33.0, 33.0);
+    // Padding, which is no part of the mean.
+    row.extend([0.0; 16]);
+    let rows = |activation| {
+        let input = SimulatedInput::new(Arc::new(Rotation::identity(80)), None);
+        let segments = [Range { start: 0, end: 32 }, 32..64, 64..96];
+        QuantizedRows::new(
+            &row,
+            80,
+            &input.plan(Scheme::W8A8, Digits::Base16, &activation, &segments),
+        )
+    };
+    let dynamic = |factor| ActivationScale::Dynamic { rms_clip: Some(factor), asymmetric: false };
+    let rms = (1120.0f64 / 32.0).sqrt();
+    for (activation, thresholds) in [
+        (dynamic(2.0), [(2.0 * rms) as f32, (2.0 * rms) as f32, 127.0]),
+        (dynamic(6.0), [33.0, 33.0, 127.0]),
+        (ActivationScale::Static(vec![12.7, 25.4, 0.5]), [12.7, 25.4, 0.5]),
+    ] {
+        let rows = rows(activation);
+        assert_eq!(rows.scales, thresholds.map(|threshold| symmetric(threshold / 127.0)));
+        let Operands::Integers(q) = &rows.operands else { panic!("integers") };
+        assert_eq!((q[5], q[40]), (-127, 127));
+        let ones = |scale: f32| (1.0 / scale).round_ties_even() as i8;
+        assert_eq!((q[0], q[33]), (ones(rows.scales[0].scale), -ones(rows.scales[1].scale)));
+        assert!(q[64..].iter().all(|&q| q == 0));
+    }
 }
 
 #[test]

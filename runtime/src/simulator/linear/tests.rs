@@ -91,6 +91,19 @@ impl Case {
         case
     }
 
+    /// The same linear, with what calibration may add to it.
+    fn calibrated(mut self, activation: ActivationScale) -> Self {
+        let Weights { experts, n, .. } = self.weights;
+        self.weights.correction = Some(Noise(41).row(experts.unwrap_or(1) * n));
+        self.weights.activation = activation;
+        self
+    }
+
+    fn correction(&self, matrix: usize, n: usize) -> f32 {
+        let correction = self.weights.correction.as_ref();
+        correction.map_or(0.0, |correction| correction[matrix * self.weights.n + n])
+    }
+
     fn layout(&self, segment: usize) -> TileLayout {
         let engine = self.weights.scheme.engine();
         let n_padded = self.weights.n.next_multiple_of(engine.tile_n());
@@ -144,7 +157,7 @@ impl Case {
     /// Scale, zero point, least and greatest integer of some columns of a row.
     fn points(&self, segment: usize, values: &[f32], digits: Digits) -> (f32, f32, f32, f32) {
         let fold = |start, f: fn(f32, f32) -> f32| values.iter().copied().fold(start, f);
-        let squares = crate::quantize::squared_norm(values);
+        let squares: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
         let rms = (squares / values.len() as f64).sqrt();
         let qmax = match self.weights.scheme {
             Scheme::W8A8 => 127.0,
@@ -233,10 +246,33 @@ impl Case {
                     }
                     total = if segment == 0 { value } else { total + value };
                 }
+                if self.weights.correction.is_some() {
+                    total += self.correction(matrix, n);
+                }
                 total
             })
             .collect()
     }
+}
+
+/// Every case with integers, and the activation scales of a calibration.
+fn calibrated_cases() -> Vec<Case> {
+    let scale = |index: usize, case: &Case| match index % 3 {
+        _ if case.weights.scheme == Scheme::W16A16 => ActivationScale::default(),
+        0 => dynamic(Some(1.75), false),
+        1 => ActivationScale::Static(
+            case.weights.segments.iter().map(|s| 0.4 + s.end as f32 / 200.0).collect(),
+        ),
+        // Nothing is clipped.
+        _ => dynamic(Some(1000.0), false),
+    };
+    let cases = cases().into_iter().enumerate();
+    cases
+        .map(|(index, case)| {
+            let scale = scale(index, &case);
+            case.calibrated(scale)
+        })
+        .collect()
 }
 
 fn put(layout: TileLayout, tiles: &mut [u8], n: usize, k: usize, noise: &mut Noise) {
@@ -287,7 +323,7 @@ fn apply(linear: &SimulatedLinear, case: &Case, matrix: usize, x: &[f32]) -> Vec
 
 #[test]
 fn equals_dense_sums_from_the_tiles() {
-    for case in cases() {
+    for case in cases().into_iter().chain(calibrated_cases()) {
         for digits in [Digits::Base15, Digits::Base16] {
             let linear = case.load(Simulation { digits, ..Simulation::default() }).unwrap();
             for matrix in 0..case.weights.experts.unwrap_or(1) {
@@ -298,9 +334,11 @@ fn equals_dense_sums_from_the_tiles() {
                     let out = apply(&linear, &case, matrix, &x);
                     for (x, out) in x.chunks(case.weights.k).zip(out.chunks(case.weights.n)) {
                         let expected = case.expected(matrix, x, digits);
-                        assert_eq!(out, expected, "{} {m} rows", case.weights.scheme);
+                        let Weights { scheme, activation, .. } = &case.weights;
+                        assert_eq!(out, expected, "{scheme} {activation:?} {m} rows");
                         if x[0] == 0.0 {
-                            assert!(out.iter().all(|&y| y == 0.0));
+                            let added = |(n, &y): (usize, &f32)| y == case.correction(matrix, n);
+                            assert!(out.iter().enumerate().all(added));
                         }
                     }
                 }
@@ -437,7 +475,7 @@ fn read_rows_as_given(case: &Case) {
 fn float_activations_leave_the_weights_error_alone() {
     let simulation =
         Simulation { arithmetic: Arithmetic::FloatActivations, ..Simulation::default() };
-    for case in cases() {
+    for case in cases().into_iter().chain(calibrated_cases()) {
         let linear = case.load(simulation).unwrap();
         let x = Noise(77).row(5 * case.weights.k);
         for matrix in 0..case.weights.experts.unwrap_or(1) {
@@ -445,7 +483,8 @@ fn float_activations_leave_the_weights_error_alone() {
             for (x, out) in x.chunks(case.weights.k).zip(out.chunks(case.weights.n)) {
                 let row = case.rotated(x);
                 for (n, &found) in out.iter().enumerate() {
-                    let (mut sum, mut magnitude) = (0.0f64, 0.0f64);
+                    let mut sum = f64::from(case.correction(matrix, n));
+                    let mut magnitude = sum.abs();
                     for (segment, columns) in case.weights.segments.iter().enumerate() {
                         for column in columns.clone().filter(|&column| column < row.len()) {
                             let w = case.stored(matrix, segment, n, column - columns.start);
@@ -469,7 +508,7 @@ fn threads_do_not_change_bits() {
         .into_iter()
         .filter(|case| case.weights.scheme != Scheme::W16A16)
         .map(|case| case.with(dynamic(Some(3.0), true)));
-    for case in cases().into_iter().chain(with_zero_points) {
+    for case in cases().into_iter().chain(calibrated_cases()).chain(with_zero_points) {
         for arithmetic in [Arithmetic::Integer, Arithmetic::FloatActivations] {
             let linear = case.load(Simulation { arithmetic, ..Simulation::default() }).unwrap();
             let x = Noise(3).row(250 * case.weights.k);
@@ -537,6 +576,11 @@ fn wrong_calls_are_refused() {
     for (expert, rows, length) in [(3, 0, 70), (0, 2, 70), (0, 1, 69)] {
         assert!(linear.apply_expert(expert, &x, &[rows], &mut out[..length]).is_err());
     }
+    let error = linear.apply_expert(0, &x, &[0, 2], &mut [0.0; 140]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`blk.0.ffn_up.weight` has rows to choose from of 2, and was given 2"
+    );
     let other = Activations::new(&values, 64);
     assert!(linear.apply_expert(0, &other, &[0], &mut out).is_err());
 }
@@ -544,7 +588,7 @@ fn wrong_calls_are_refused() {
 #[test]
 fn wrong_weights_are_refused() {
     type Change = fn(&mut Case);
-    let changes: [(Change, &str); 14] = [
+    let changes: [(Change, &str); 21] = [
         (
             |case| case.weights.activation = dynamic(Some(-1.0), true),
             "its activation clip is -1, which is not finite and above zero",
@@ -587,6 +631,41 @@ fn wrong_weights_are_refused() {
         (
             |case| (case.weights.k, case.vector) = (95, None),
             "its input has rows of 96, expected 95",
+        ),
+        (
+            |case| case.weights.activation = dynamic(Some(0.0), false),
+            "its activation clip is 0, which is not finite and above zero",
+        ),
+        (
+            |case| case.weights.activation = dynamic(Some(f32::INFINITY), false),
+            "its activation clip is inf, which is not finite and above zero",
+        ),
+        (
+            |case| case.weights.activation = ActivationScale::Static(vec![1.0]),
+            "it has 1 activation thresholds, expected one for each of 2 segments",
+        ),
+        (
+            |case| case.weights.activation = ActivationScale::Static(vec![1.0, f32::NAN]),
+            "its activation threshold is NaN, which is not finite and above zero",
+        ),
+        (
+            |case| {
+                *case = Case::new(Scheme::W16A16, (None, 100, 96), &[0, 96], Granularity::Channel);
+                case.weights.activation = dynamic(Some(2.5), false);
+            },
+            "its activations are floats, and have no scale to choose",
+        ),
+        (
+            |case| case.weights.correction = Some(vec![0.0; 101]),
+            "it has 101 corrections, expected 100",
+        ),
+        (
+            |case| {
+                let mut correction = vec![0.0; 100];
+                correction[99] = f32::NAN;
+                case.weights.correction = Some(correction);
+            },
+            "its correction 99 is NaN, which is not finite",
         ),
     ];
     for (change, message) in changes {
