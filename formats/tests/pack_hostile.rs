@@ -353,7 +353,13 @@ fn wrong_fields() -> Vec<(&'static str, Value)> {
         ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": 1e-60 })),
         ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": 1e60 })),
         ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": "2.5" })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "asymmetric": 1 })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "asymmetric": "true" })),
         ("/linears/0/activation", json!({ "kind": "static" })),
+        (
+            "/linears/0/activation",
+            json!({ "kind": "static", "threshold": [1.0], "asymmetric": true }),
+        ),
         ("/linears/0/activation", json!({ "kind": "static", "threshold": 1.0 })),
         ("/linears/0/activation", json!({ "kind": "static", "threshold": [] })),
         ("/linears/0/activation", json!({ "kind": "static", "threshold": [1.0, 1.0] })),
@@ -455,6 +461,7 @@ fn every_wrong_field_is_refused() {
     // The float engine's activations are no integers.
     for activation in [
         json!({ "kind": "dynamic", "rms_clip": 2.5 }),
+        json!({ "kind": "dynamic", "asymmetric": true }),
         json!({ "kind": "static", "threshold": [1] }),
     ] {
         let good = Good::of(&small(Scheme::W16A16));
@@ -481,8 +488,15 @@ fn every_field_is_needed_and_no_other_is_known() {
     let good = Good::of(&calibrated(Scheme::W4A4));
     let optional = ["shard", "experts", "vector", "factor", "accumulator", "correction"];
     // Nothing in the file says that they should be there.
-    let records =
-        ["calibration", "sign_trial", "activation", "rms_clip", "rounding", "output_error"];
+    let records = [
+        "calibration",
+        "sign_trial",
+        "activation",
+        "rms_clip",
+        "asymmetric",
+        "rounding",
+        "output_error",
+    ];
     let mut pointers = Vec::new();
     objects(&good.manifest, String::new(), &mut pointers);
     let mut removed = 0;
@@ -537,7 +551,8 @@ fn what_came_later_is_refused_under_the_first_version() {
         }),
         ("sign_trial", |pack| pack.manifest.inputs[3].sign_trial = Some(1)),
         ("activation", |pack| {
-            pack.manifest.linears[5].activation = Activation::Dynamic { rms_clip: Some(3.0) };
+            pack.manifest.linears[5].activation =
+                Activation::Dynamic { rms_clip: Some(3.0), asymmetric: false };
         }),
         ("rounding", |pack| pack.manifest.linears[5].rounding = Rounding::Gptq),
         ("output_error", |pack| pack.manifest.linears[5].output_error = Some(0.5)),

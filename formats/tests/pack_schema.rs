@@ -163,6 +163,7 @@ fn the_schema_refuses_what_the_reader_refuses() {
         ("/linears/0/activation", json!({})),
         ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": 0 })),
         ("/linears/0/activation", json!({ "kind": "dynamic", "threshold": [1.0] })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "asymmetric": 1 })),
         ("/linears/0/activation", json!({ "kind": "static" })),
         ("/linears/0/activation", json!({ "kind": "static", "threshold": [] })),
         ("/linears/0/rounding", json!("up")),

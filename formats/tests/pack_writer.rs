@@ -295,10 +295,12 @@ proptest! {
         let pack = calibrated(Scheme::W4A4);
         let entries: Vec<TensorEntry> = pack.entries();
         let mut planned = pack.manifest.clone();
+        planned.linears[0].activation =
+            Activation::Dynamic { rms_clip: Some(1.0), asymmetric: true };
         planned.linears[1].activation = Activation::Static { threshold: Vec::new() };
         let reserve = header_bytes(&planned.widest(), &entries).unwrap();
         let mut manifest = pack.manifest;
-        manifest.linears[0].activation = Activation::Dynamic { rms_clip: Some(clip) };
+        manifest.linears[0].activation = Activation::Dynamic { rms_clip: Some(clip), asymmetric: true };
         manifest.linears[1].activation = Activation::Static { threshold: vec![clip; 2] };
         manifest.linears[1].output_error = Some(rms);
         let linear = &mut manifest.linears[0];

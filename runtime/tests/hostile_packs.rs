@@ -11,7 +11,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use pack_support::{Pack, sha256, small};
+use pack_support::{Pack, calibrated, sha256};
 use serde_json::{Value, json};
 use tessera_formats::npu::Scheme;
 use tessera_formats::pack::PackReader;
@@ -112,7 +112,7 @@ fn others(value: &Value) -> Vec<Value> {
 }
 
 fn sound(scheme: Scheme) -> Pack {
-    let mut pack = small(scheme);
+    let mut pack = calibrated(scheme);
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let bytes = [
         text("general.architecture"),

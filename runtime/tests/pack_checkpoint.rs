@@ -6,16 +6,21 @@
 mod pack_support;
 
 use std::error::Error;
+use std::sync::Arc;
 
-use pack_support::{Pack, sha256, small};
+use half::bf16;
+use pack_support::{Pack, calibrated, sha256, small};
 use tessera_formats::ggml::{self, GgmlType};
 use tessera_formats::gguf::Value;
 use tessera_formats::npu::Scheme;
-use tessera_formats::pack::PackReader;
+use tessera_formats::pack::manifest::{self, Activation};
+use tessera_formats::pack::{Dtype, PackReader};
 use tessera_runtime::checkpoint::{Checkpoint, PackCheckpoint};
 use tessera_runtime::linear::{Activations, Linear};
 use tessera_runtime::rotation::Rotation;
-use tessera_runtime::simulator::{Arithmetic, Digits, Simulation};
+use tessera_runtime::simulator::{
+    ActivationScale, Arithmetic, Digits, SimulatedInput, SimulatedLinear, Simulation, Weights,
+};
 
 /// `general.architecture` and `general.alignment`, as a GGUF file has them.
 fn key_values() -> Vec<u8> {
@@ -45,7 +50,10 @@ fn replace(pack: &mut Pack, name: &str, bytes: Vec<u8>, digest: bool) {
 
 /// A pack with a key-value section.
 fn pack(scheme: Scheme) -> Pack {
-    let mut pack = small(scheme);
+    with_keys(small(scheme))
+}
+
+fn with_keys(mut pack: Pack) -> Pack {
     replace(&mut pack, "gguf.metadata", key_values(), true);
     pack
 }
@@ -63,12 +71,27 @@ fn rows(m: usize, k: usize) -> Vec<f32> {
     (0..m * k).map(|_| (0..6).map(|_| random.unit() as f32 - 0.5).sum()).collect()
 }
 
+/// Values of an F32 or BF16 tensor.
+fn floats(pack: &Pack, name: &str) -> Vec<f32> {
+    let stored = pack.tensors.iter().find(|stored| stored.name == name).unwrap();
+    match stored.dtype {
+        Dtype::BF16 => {
+            let values = stored.bytes.as_chunks().0.iter();
+            values.map(|&x| bf16::from_le_bytes(x).to_f32()).collect()
+        }
+        _ => stored.bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect(),
+    }
+}
+
 /// Relative RMS error of a linear's results against the real weights.
 fn error(pack: &Pack, name: &str, linear: &dyn Linear) -> f64 {
     let (m, n, k) = (9, linear.n(), linear.k());
     let values = rows(m, k);
     let x = Activations::new(&values, k);
     let weights = &pack.weights[name];
+    let linears = &pack.manifest.linears;
+    let entry = linears.iter().find(|linear| linear.name == name).unwrap();
+    let correction = entry.correction.as_ref().map(|tensor| floats(pack, tensor));
     let (mut wrong, mut energy) = (0.0, 0.0);
     for matrix in 0..linear.experts().unwrap_or(1) {
         let mut out = vec![f32::NAN; m * n];
@@ -81,7 +104,9 @@ fn error(pack: &Pack, name: &str, linear: &dyn Linear) -> f64 {
         for (x, out) in values.chunks(k).zip(out.chunks(n)) {
             for (row, &found) in out.iter().enumerate() {
                 let w = &weights[(matrix * n + row) * k..][..k];
-                let exact: f64 = x.iter().zip(w).map(|(&x, w)| f64::from(x) * w).sum();
+                let added = correction.as_ref().map_or(0.0, |values| values[matrix * n + row]);
+                let product: f64 = x.iter().zip(w).map(|(&x, w)| f64::from(x) * w).sum();
+                let exact = product + f64::from(added);
                 wrong += (f64::from(found) - exact).powi(2);
                 energy += exact * exact;
             }
@@ -134,6 +159,75 @@ fn linears_compute_what_their_weights_do() {
     assert!(with(Digits::Base16) < with(Digits::Base15));
 }
 
+/// The linear that the manifest describes, by the simulator's own interface.
+fn described(pack: &Pack, entry: &manifest::Linear) -> SimulatedLinear {
+    let inputs = &pack.manifest.inputs;
+    let input = inputs.iter().find(|input| input.name == entry.input).unwrap();
+    let rotation = Rotation::from_manifest(&input.rotation, None).unwrap();
+    let vector = input.vector.as_ref().map(|tensor| floats(pack, tensor));
+    let segments = entry.segments.iter();
+    let weights = Weights {
+        name: entry.name.clone(),
+        scheme: entry.scheme,
+        n: entry.n as usize,
+        k: entry.k as usize,
+        experts: entry.experts.map(|experts| experts as usize),
+        segments: segments
+            .clone()
+            .map(|s| s.start as usize..(s.start + s.length) as usize)
+            .collect(),
+        granularity: entry.granularity,
+        scales: floats(pack, &entry.scale),
+        activation: match &entry.activation {
+            &Activation::Dynamic { rms_clip, asymmetric } => {
+                ActivationScale::Dynamic { rms_clip, asymmetric }
+            }
+            Activation::Static { threshold } => ActivationScale::Static(threshold.clone()),
+        },
+        correction: entry.correction.as_ref().map(|tensor| floats(pack, tensor)),
+    };
+    let tiles = segments.map(|segment| pack.bytes(&segment.tiles).to_vec()).collect();
+    let input = SimulatedInput::new(Arc::new(rotation), vector);
+    SimulatedLinear::new(weights, tiles, input.into(), Simulation::default(), Arc::default())
+        .unwrap()
+}
+
+#[test]
+fn calibrated_linears_compute_what_the_manifest_says() {
+    for scheme in Scheme::ALL {
+        let pack = with_keys(calibrated(scheme));
+        let simulation =
+            Simulation { arithmetic: Arithmetic::FloatActivations, ..Simulation::default() };
+        let float = open(&pack, simulation).unwrap();
+        let integer = open(&pack, Simulation::default()).unwrap();
+        let mut activations = Vec::new();
+        for name in LINEARS {
+            let found = error(&pack, name, &*float.linear(name).unwrap());
+            assert!(found < 1e-6, "{scheme} {name}: {found}");
+
+            let linears = &pack.manifest.linears;
+            let entry = linears.iter().find(|linear| linear.name == name).unwrap();
+            let (n, k) = (entry.n as usize, entry.k as usize);
+            let values = rows(4, k);
+            let x = Activations::new(&values, k);
+            let apply = |linear: &dyn Linear| {
+                let mut out = vec![f32::NAN; 4 * n];
+                match linear.experts() {
+                    None => linear.apply(&x, &mut out).unwrap(),
+                    Some(_) => linear.apply_expert(1, &x, &[0, 1, 2, 3], &mut out).unwrap(),
+                }
+                out
+            };
+            let expected = apply(&described(&pack, entry));
+            assert_eq!(apply(&*integer.linear(name).unwrap()), expected, "{scheme} {name}");
+            if !activations.contains(&&entry.activation) {
+                activations.push(&entry.activation);
+            }
+        }
+        assert_eq!(activations.len(), if scheme == Scheme::W16A16 { 1 } else { 4 });
+    }
+}
+
 #[test]
 fn keys_shapes_and_carried_tensors() {
     let pack = pack(Scheme::W8A8);
@@ -171,12 +265,13 @@ fn keys_shapes_and_carried_tensors() {
 
 #[test]
 fn bytes_of_a_linear_are_those_of_its_tensors() {
-    for scheme in Scheme::ALL {
-        let pack = pack(scheme);
+    for pack in Scheme::ALL.into_iter().flat_map(|scheme| [small(scheme), calibrated(scheme)]) {
+        let pack = with_keys(pack);
         let checkpoint = open(&pack, Simulation::default()).unwrap();
         for linear in &pack.manifest.linears {
             let tiles = linear.segments.iter().map(|segment| pack.bytes(&segment.tiles).len());
-            let stored = tiles.sum::<usize>() + pack.bytes(&linear.scale).len();
+            let correction = linear.correction.as_ref().map_or(0, |name| pack.bytes(name).len());
+            let stored = tiles.sum::<usize>() + pack.bytes(&linear.scale).len() + correction;
             assert_eq!(checkpoint.linear_bytes(&linear.name), stored as u64);
         }
         assert_eq!(checkpoint.linear_bytes("token_embd.weight"), 3 * 68);
@@ -197,7 +292,7 @@ fn message(error: &dyn Error) -> String {
 #[test]
 fn damaged_and_hostile_packs_are_refused() {
     type Change = fn(&mut Pack);
-    let changes: [(&str, Change, &str); 7] = [
+    let changes: [(&str, Change, &str); 10] = [
         (
             "blk.0.ffn_down.weight",
             |pack| {
@@ -246,6 +341,35 @@ fn damaged_and_hostile_packs_are_refused() {
              zero or not finite",
         ),
         (
+            "blk.0.ffn_down.weight",
+            |pack| {
+                let mut bytes = pack.bytes("blk.0.ffn_down.weight.correction").to_vec();
+                bytes[5] ^= 1;
+                replace(pack, "blk.0.ffn_down.weight.correction", bytes, false);
+            },
+            "`blk.0.ffn_down.weight`: `blk.0.ffn_down.weight.correction` does not have the SHA-256 \
+             that the manifest records",
+        ),
+        (
+            "blk.0.ffn_down.weight",
+            |pack| {
+                let mut bytes = pack.bytes("blk.0.ffn_down.weight.correction").to_vec();
+                bytes[4..8].copy_from_slice(&f32::NAN.to_le_bytes());
+                replace(pack, "blk.0.ffn_down.weight.correction", bytes, true);
+            },
+            "`blk.0.ffn_down.weight`: element 1 of `blk.0.ffn_down.weight.correction` is NaN, \
+             which is not finite",
+        ),
+        (
+            "blk.0.ffn_gate_exps.weight",
+            |pack| {
+                let bytes = [0x80, 0x3f, 0x80, 0xbf].to_vec();
+                replace(pack, "blk.0.ffn_gate_exps.weight.scale", bytes, true);
+            },
+            "`blk.0.ffn_gate_exps.weight`: scale 1 of `blk.0.ffn_gate_exps.weight.scale` is -1, \
+             which is not finite and above zero",
+        ),
+        (
             "blk.0.attn_q.weight",
             |_| (),
             "`blk.0.attn_q.weight`: the rotation of `blk.0.attn_input`: the stored hartley factor \
@@ -263,7 +387,7 @@ fn damaged_and_hostile_packs_are_refused() {
         ),
     ];
     for (name, change, expected) in changes {
-        let mut pack = pack(Scheme::W8A8);
+        let mut pack = with_keys(calibrated(Scheme::W8A8));
         change(&mut pack);
         let checkpoint = open(&pack, Simulation::default()).unwrap();
         let error = checkpoint.linear(name).err().unwrap();

@@ -331,7 +331,7 @@ impl PanelQuantizer<'_> {
             Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),
             _ => tiles::pack_row_i8(integers, lane, tiles),
         }
-        let range = self.plan().options.scheme.activation_range();
+        let range = self.plan().options.scheme.activation_range(false);
         let bound = range.map(|(low, high)| RowSums::new(integers).bound(low.into(), high.into()));
         let fits = bound.is_none_or(|bound| bound.fits(engine));
         let must_fit = self.plan().options.certificate == Certificate::Static;

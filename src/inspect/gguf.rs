@@ -302,7 +302,7 @@ fn scheme_report(
     reason = "an estimate from small positive numbers"
 )]
 fn segments(scheme: Scheme, k_padded: usize, fewest: usize) -> usize {
-    let (Engine::I4, Some((low, high))) = (scheme.engine(), scheme.activation_range()) else {
+    let (Engine::I4, Some((low, high))) = (scheme.engine(), scheme.activation_range(false)) else {
         return fewest;
     };
     let digit = (f64::from(high) - f64::from(low)) / 2.0;

@@ -364,7 +364,7 @@ impl<'a> Check<'a> {
 
     /// Widens the segments' bounds by the row in `lane`.
     fn bound(&self, lane: &Lane, bounds: &mut [Option<AccumulatorBound>]) {
-        let Some((low, high)) = self.linear.scheme.activation_range() else { return };
+        let Some((low, high)) = self.linear.activation_range() else { return };
         for ((columns, _), bound) in self.segments.iter().zip(bounds) {
             let row = RowSums::new(&lane.integers[columns.clone()]).bound(low.into(), high.into());
             *bound = AccumulatorBound::union_of(*bound, Some(row));

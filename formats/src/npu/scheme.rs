@@ -82,14 +82,16 @@ impl Scheme {
     }
 
     /// Smallest and largest integer that an activation operand of the engine can take under this
-    /// scheme; `None` for the float engine. A w4a8 activation arrives as digits, which may use
-    /// the whole range of the type; every other quantizer is symmetric.
-    pub const fn activation_range(self) -> Option<(i8, i8)> {
+    /// scheme; `None` for the float engine. Activations with a zero point, which are `asymmetric`,
+    /// use the whole range of the type. So may the digits of a w4a8 activation in any case; the
+    /// other symmetric quantizers leave the least integer out.
+    pub const fn activation_range(self, asymmetric: bool) -> Option<(i8, i8)> {
         match self {
             Scheme::W16A16 => None,
+            Scheme::W8A8 if asymmetric => Some((-128, 127)),
             Scheme::W8A8 => Some((-127, 127)),
-            Scheme::W4A4 => Some((-7, 7)),
-            Scheme::W4A8 => Some((-8, 7)),
+            Scheme::W4A4 if !asymmetric => Some((-7, 7)),
+            Scheme::W4A4 | Scheme::W4A8 => Some((-8, 7)),
         }
     }
 }

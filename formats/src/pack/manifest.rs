@@ -88,7 +88,9 @@ impl Manifest {
             linear.mean_clip = LONGEST;
             linear.output_error = linear.output_error.map(|_| LONGEST);
             match &mut linear.activation {
-                Activation::Dynamic { rms_clip } => *rms_clip = rms_clip.map(|_| LONGEST_F32),
+                Activation::Dynamic { rms_clip, .. } => {
+                    *rms_clip = rms_clip.map(|_| LONGEST_F32);
+                }
                 Activation::Static { threshold } => {
                     *threshold = vec![LONGEST_F32; linear.segments.len()];
                 }
@@ -302,6 +304,14 @@ pub struct Linear {
     pub domain: u32,
 }
 
+impl Linear {
+    /// Smallest and largest integer of an activation operand: what the certificates of its segments
+    /// hold for. `None` for the float engine.
+    pub const fn activation_range(&self) -> Option<(i8, i8)> {
+        self.scheme.activation_range(self.activation.is_asymmetric())
+    }
+}
+
 /// A range of K that one NPU matmul executes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -324,9 +334,9 @@ pub struct Segment {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Accumulator {
-    /// Least value for any activation in the scheme's range.
+    /// Least value for any activation in the linear's range.
     pub min: i64,
-    /// Greatest value for any activation in the scheme's range.
+    /// Greatest value for any activation in the linear's range.
     pub max: i64,
     /// Whether `min` and `max` fit the engine's output type, so that no input can overflow it.
     pub certified: bool,

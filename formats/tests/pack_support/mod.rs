@@ -96,6 +96,11 @@ const FORMS: [Form; 6] = [
 /// A pack of every form of linear under one scheme: a dense factor, blocks, a padded row, no
 /// rotation; vectors; segments; experts; both granularities; padding of N and K.
 pub fn small(scheme: Scheme) -> Pack {
+    with_zero_points(scheme, &[])
+}
+
+/// [`small`]; the certificates of linears in `zero_points` hold for activations that have one.
+fn with_zero_points(scheme: Scheme, zero_points: &[usize]) -> Pack {
     let mut random = Random(7);
     let mut tensors = Vec::new();
     let factor = |order| Factor {
@@ -158,7 +163,8 @@ pub fn small(scheme: Scheme) -> Pack {
     let mut domain_bytes = vec![0, 0];
     for (index, form) in FORMS.iter().enumerate() {
         let (k, size, matrix, vector) = &rotations[form.input];
-        let made = make_linear(form, scheme, *k, *size, &mut random);
+        let made =
+            make_linear(form, (scheme, zero_points.contains(&index)), (*k, *size), &mut random);
         let domain = index as u32 % 2;
         let mut segments = Vec::new();
         let mut start = 0;
@@ -277,7 +283,7 @@ fn sort(tensors: &mut [Stored]) {
 /// [`small`] with all that came with version 1.1: scales of activations (of integers), corrections,
 /// BF16 scales, and records of a calibration.
 pub fn calibrated(scheme: Scheme) -> Pack {
-    let Pack { mut manifest, mut tensors, weights } = small(scheme);
+    let Pack { mut manifest, mut tensors, weights } = with_zero_points(scheme, &[2]);
     let mut random = Random(23);
     manifest.calibration = Some(Calibration {
         statistics_sha256: sha256(b"statistics"),
@@ -298,7 +304,10 @@ pub fn calibrated(scheme: Scheme) -> Pack {
         linear.output_error = (index > 0).then_some(0.015_625);
         if scheme.engine() != Engine::F16 {
             linear.activation = match index {
-                0..3 => Activation::Dynamic { rms_clip: Some(1.5 + index as f32 / 4.0) },
+                0..3 => Activation::Dynamic {
+                    rms_clip: Some(1.5 + index as f32 / 4.0),
+                    asymmetric: index == 2,
+                },
                 3..5 => Activation::Static {
                     threshold: linear.segments.iter().map(|_| 0.5 + random.unit() as f32).collect(),
                 },
@@ -334,7 +343,12 @@ struct Made {
     rotated: Vec<f64>,
 }
 
-fn make_linear(form: &Form, scheme: Scheme, k: usize, size: usize, random: &mut Random) -> Made {
+fn make_linear(
+    form: &Form,
+    (scheme, asymmetric): (Scheme, bool),
+    (k, size): (usize, usize),
+    random: &mut Random,
+) -> Made {
     let engine = scheme.engine();
     let tile_n = engine.tile_n();
     let (n, n_padded) = (form.n, form.n.next_multiple_of(tile_n));
@@ -408,7 +422,7 @@ fn make_linear(form: &Form, scheme: Scheme, k: usize, size: usize, random: &mut 
                     squares += (value * value) as i64;
                     rotated[(expert * n + row) * size + start + column] = value * f64::from(scale);
                 }
-                if let Some((low, high)) = scheme.activation_range() {
+                if let Some((low, high)) = scheme.activation_range(asymmetric) {
                     let (low, high) = (i64::from(low), i64::from(high));
                     max = max.max(high * positive - low * negative);
                     min = min.min(low * positive - high * negative);
@@ -420,7 +434,7 @@ fn make_linear(form: &Form, scheme: Scheme, k: usize, size: usize, random: &mut 
             Engine::I4 => i16::try_from(min).is_ok() && i16::try_from(max).is_ok(),
             _ => i32::try_from(min).is_ok() && i32::try_from(max).is_ok(),
         };
-        accumulators.push(scheme.activation_range().map(|_| Accumulator {
+        accumulators.push(scheme.activation_range(asymmetric).map(|_| Accumulator {
             min,
             max,
             certified,

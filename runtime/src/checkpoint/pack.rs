@@ -364,8 +364,9 @@ fn describe(linear: &manifest::Linear) -> Result<Weights, PackCheckpointError> {
         granularity: linear.granularity,
         scales: Vec::new(),
         activation: match &linear.activation {
-            Activation::Dynamic { rms_clip: None } => ActivationScale::Dynamic,
-            Activation::Dynamic { rms_clip: Some(factor) } => ActivationScale::RmsClip(*factor),
+            &Activation::Dynamic { rms_clip, asymmetric } => {
+                ActivationScale::Dynamic { rms_clip, asymmetric }
+            }
             Activation::Static { threshold } => ActivationScale::Static(threshold.clone()),
         },
         correction: None,

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Grid, LANES};
+use super::{AffineGrid, Grid, LANES};
 
 /// Rounding to nearest, ties to even, whatever the thread's mode.
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -52,6 +52,15 @@ fn store(register: __m256) -> [f32; LANES] {
     // SAFETY: the array is 32 writable bytes; the store needs no alignment.
     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), register) };
     lanes
+}
+
+/// Eight integers to bytes, saturated.
+#[target_feature(enable = "avx2")]
+fn narrow(q: __m256) -> [i8; LANES] {
+    let words = _mm256_cvtps_epi32(q);
+    let halves =
+        _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+    _mm_cvtsi128_si64(_mm_packs_epi16(halves, halves)).to_le_bytes().map(u8::cast_signed)
 }
 
 /// The last elements of a row, followed by zeros, which change no sum and no maximum.
@@ -107,10 +116,7 @@ pub(super) fn quantize(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES
         let q = level(w, grid);
         let error = _mm256_sub_ps(w, _mm256_mul_ps(q, grid.scale));
         *lanes = add_square(*lanes, error);
-        let words = _mm256_cvtps_epi32(q);
-        let halves =
-            _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-        _mm_cvtsi128_si64(_mm_packs_epi16(halves, halves)).to_le_bytes().map(u8::cast_signed)
+        narrow(q)
     }
     #[target_feature(enable = "avx2")]
     fn kernel(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES] {
@@ -157,4 +163,58 @@ pub(super) fn errors<const B: usize>(chunk: &[f32], grids: &[Grid; B]) -> [[f32;
     }
     // SAFETY: the caller chose this kernel because the machine has AVX2.
     unsafe { kernel(chunk, grids) }
+}
+
+pub(super) fn extremes(row: &[f32], first: f32) -> (f32, f32) {
+    #[target_feature(enable = "avx2")]
+    fn kernel(row: &[f32], first: f32) -> (f32, f32) {
+        let mut least = [_mm256_set1_ps(first); 4];
+        let mut greatest = least;
+        let (blocks, tail) = row.as_chunks::<LANES>();
+        let mut last = [first; LANES];
+        last[..tail.len()].copy_from_slice(tail);
+        let (fours, rest) = blocks.as_chunks::<4>();
+        for four in fours {
+            for ((least, greatest), block) in least.iter_mut().zip(&mut greatest).zip(four) {
+                let w = load(block);
+                *least = _mm256_min_ps(*least, w);
+                *greatest = _mm256_max_ps(*greatest, w);
+            }
+        }
+        for block in rest.iter().chain([&last]) {
+            let w = load(block);
+            least[0] = _mm256_min_ps(least[0], w);
+            greatest[0] = _mm256_max_ps(greatest[0], w);
+        }
+        let [a, b, c, d] = least;
+        let least = store(_mm256_min_ps(_mm256_min_ps(a, b), _mm256_min_ps(c, d)));
+        let [a, b, c, d] = greatest;
+        let greatest = store(_mm256_max_ps(_mm256_max_ps(a, b), _mm256_max_ps(c, d)));
+        (least.into_iter().fold(first, f32::min), greatest.into_iter().fold(first, f32::max))
+    }
+    // SAFETY: the caller chose this kernel because the machine has AVX2.
+    unsafe { kernel(row, first) }
+}
+
+pub(super) fn quantize_affine(chunk: &[f32], grid: AffineGrid, out: &mut [i8]) {
+    #[target_feature(enable = "avx2")]
+    fn kernel(chunk: &[f32], grid: AffineGrid, out: &mut [i8]) {
+        let (zero, inverse) = (_mm256_set1_ps(grid.zero), _mm256_set1_ps(grid.inverse));
+        let (least, greatest) = (_mm256_set1_ps(grid.least), _mm256_set1_ps(grid.greatest));
+        let bias = _mm256_set1_ps(grid.bias);
+        let integers = |block: &[f32; LANES]| {
+            let x = _mm256_mul_ps(_mm256_sub_ps(load(block), zero), inverse);
+            let x = _mm256_min_ps(_mm256_max_ps(x, least), greatest);
+            narrow(_mm256_add_ps(_mm256_round_ps::<NEAREST>(x), bias))
+        };
+        let (blocks, tail) = chunk.as_chunks::<LANES>();
+        let (outs, out_tail) = out.as_chunks_mut::<LANES>();
+        for (block, out) in blocks.iter().zip(outs) {
+            *out = integers(block);
+        }
+        let last = integers(&padded(tail));
+        out_tail.copy_from_slice(&last[..tail.len()]);
+    }
+    // SAFETY: the caller chose this kernel because the machine has AVX2.
+    unsafe { kernel(chunk, grid, out) }
 }

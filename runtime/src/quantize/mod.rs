@@ -2,11 +2,12 @@
 //!
 //! An integer is `q = clamp(round_half_even(w * inverse), -qmax, qmax)` with
 //! `inverse = 1.0 / scale` rounded to f32 once per row: a multiplication by the reciprocal, not a
-//! division, on every machine. The real value is `scale * q`.
+//! division, on every machine. The real value is `scale * q`; with a zero point ([`Affine`]) it is
+//! `scale * q + zero`.
 //!
 //! # Reductions
 //!
-//! Every sum of squares here has one order, which all kernels keep: a row is cut into chunks of
+//! Every sum of squares but that of [`clip_by_rms`] has one order, which all kernels keep: a row is cut into chunks of
 //! [`CHUNK`] elements; within a chunk element `i` is added to f32 lane `i % 8`, in ascending order,
 //! with plain multiplications and additions (no fused ones); the eight lanes, widened to f64, are
 //! added as `((0+4)+(2+6)) + ((1+5)+(3+7))`; chunks are added in f64, in ascending order. So a
@@ -22,6 +23,10 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use self::affine::AffineGrid;
+pub use self::affine::{Affine, bias_of, extremes, extremes_clipped_by_rms, quantize_row_affine};
+
+mod affine;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "aarch64")]
@@ -114,6 +119,28 @@ impl Isa {
         }
     }
 
+    /// Least and greatest element of the row, or `first`, which is one of them. Either zero.
+    fn extremes(self, row: &[f32], first: f32) -> (f32, f32) {
+        match self {
+            Isa::Scalar => scalar::extremes(row, first),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::extremes(row, first),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::extremes(row, first),
+        }
+    }
+
+    /// Writes one chunk's integers on a grid with a zero point.
+    fn quantize_affine(self, chunk: &[f32], grid: AffineGrid, out: &mut [i8]) {
+        match self {
+            Isa::Scalar => scalar::quantize_affine(chunk, grid, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::quantize_affine(chunk, grid, out),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::quantize_affine(chunk, grid, out),
+        }
+    }
+
     /// Lane sums of one chunk's squared errors on each of several grids.
     fn errors<const B: usize>(self, chunk: &[f32], grids: &[Grid; B]) -> [[f32; LANES]; B] {
         match self {
@@ -127,8 +154,8 @@ impl Isa {
 }
 
 /// Lanes to one number: `((0+4)+(2+6)) + ((1+5)+(3+7))` in f64.
-fn fold(lanes: [f32; LANES]) -> f64 {
-    let [a, b, c, d, e, f, g, h] = lanes.map(f64::from);
+fn fold(lanes: [impl Into<f64>; LANES]) -> f64 {
+    let [a, b, c, d, e, f, g, h] = lanes.map(Into::into);
     ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
@@ -159,14 +186,27 @@ fn squared_norm_on(isa: Isa, row: &[f32]) -> f64 {
 /// The lesser of a row's amax and `factor` times its root mean square, the latter rounded to f32:
 /// the largest magnitude that keeps its value where a row is clipped by its rms.
 ///
-/// The amax where that product is zero: of an empty row, and where all squares vanish.
+/// Squares, exact in f64, are added in f64: element `i` to sum `i % 8`, in ascending order, and the
+/// sums in the module's order. The amax where the product is zero: of an empty row, and of one of
+/// zeros.
 pub fn clip_by_rms(row: &[f32], factor: f32) -> f32 {
     let amax = amax(row);
-    let rms = (squared_norm(row) / row.len() as f64).sqrt();
+    rms_clip(row, factor).map_or(amax, |clip| clip.min(amax))
+}
+
+/// `factor` times the row's root mean square, as [`clip_by_rms`] has it, if that is above zero.
+fn rms_clip(row: &[f32], factor: f32) -> Option<f32> {
+    let mut lanes = [0.0f64; LANES];
+    for block in row.chunks(LANES) {
+        for (lane, &x) in lanes.iter_mut().zip(block) {
+            *lane += f64::from(x) * f64::from(x);
+        }
+    }
+    let rms = (fold(lanes) / row.len() as f64).sqrt();
     #[expect(clippy::cast_possible_truncation, reason = "rounded on purpose")]
     let clip = (f64::from(factor) * rms) as f32;
     // Of an empty row it is no number.
-    if clip > 0.0 { clip.min(amax) } else { amax }
+    (clip > 0.0).then_some(clip)
 }
 
 /// The symmetric scale whose largest integer stands for `clip`: `clip / qmax`.

@@ -3,7 +3,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{Grid, LANES};
+use super::{AffineGrid, Grid, LANES};
 
 /// Eight lanes: elements 0 to 3, then 4 to 7.
 type Pair = [float32x4_t; 2];
@@ -63,6 +63,18 @@ fn store(pair: Pair) -> [f32; LANES] {
     lanes
 }
 
+/// Eight integers to bytes, saturated.
+#[target_feature(enable = "neon")]
+fn narrow(q: Pair) -> [i8; LANES] {
+    let low = vqmovn_s32(vcvtq_s32_f32(q[0]));
+    let high = vqmovn_s32(vcvtq_s32_f32(q[1]));
+    let bytes = vqmovn_s16(vcombine_s16(low, high));
+    let mut out = [0; LANES];
+    // SAFETY: the array is 8 writable bytes.
+    unsafe { vst1_s8(out.as_mut_ptr(), bytes) };
+    out
+}
+
 /// The last elements of a row, followed by zeros, which change no sum and no maximum.
 fn padded(tail: &[f32]) -> [f32; LANES] {
     let mut block = [0.0; LANES];
@@ -111,13 +123,7 @@ pub(super) fn quantize(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES
         let q = [level(w[0], grid), level(w[1], grid)];
         lanes[0] = add_error(lanes[0], w[0], q[0], grid.scale);
         lanes[1] = add_error(lanes[1], w[1], q[1], grid.scale);
-        let low = vqmovn_s32(vcvtq_s32_f32(q[0]));
-        let high = vqmovn_s32(vcvtq_s32_f32(q[1]));
-        let bytes = vqmovn_s16(vcombine_s16(low, high));
-        let mut out = [0; LANES];
-        // SAFETY: the array is 8 writable bytes.
-        unsafe { vst1_s8(out.as_mut_ptr(), bytes) };
-        out
+        narrow(q)
     }
     #[target_feature(enable = "neon")]
     fn kernel(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES] {
@@ -164,4 +170,49 @@ pub(super) fn errors<const B: usize>(chunk: &[f32], grids: &[Grid; B]) -> [[f32;
     }
     // SAFETY: the caller chose this kernel because the machine has NEON.
     unsafe { kernel(chunk, grids) }
+}
+
+pub(super) fn extremes(row: &[f32], first: f32) -> (f32, f32) {
+    #[target_feature(enable = "neon")]
+    fn kernel(row: &[f32], first: f32) -> (f32, f32) {
+        let mut least = [vdupq_n_f32(first); 2];
+        let mut greatest = least;
+        let (blocks, tail) = row.as_chunks::<LANES>();
+        let mut last = [first; LANES];
+        last[..tail.len()].copy_from_slice(tail);
+        for block in blocks.iter().chain([&last]) {
+            for ((least, greatest), half) in least.iter_mut().zip(&mut greatest).zip(load(block)) {
+                *least = vminq_f32(*least, half);
+                *greatest = vmaxq_f32(*greatest, half);
+            }
+        }
+        (vminvq_f32(vminq_f32(least[0], least[1])), vmaxvq_f32(vmaxq_f32(greatest[0], greatest[1])))
+    }
+    // SAFETY: the caller chose this kernel because the machine has NEON.
+    unsafe { kernel(row, first) }
+}
+
+pub(super) fn quantize_affine(chunk: &[f32], grid: AffineGrid, out: &mut [i8]) {
+    #[target_feature(enable = "neon")]
+    fn integers(block: &[f32; LANES], grid: AffineGrid) -> [i8; LANES] {
+        let mut q = load(block);
+        for half in &mut q {
+            let x = vmulq_f32(vsubq_f32(*half, vdupq_n_f32(grid.zero)), vdupq_n_f32(grid.inverse));
+            let x = vminq_f32(vmaxq_f32(x, vdupq_n_f32(grid.least)), vdupq_n_f32(grid.greatest));
+            *half = vaddq_f32(vrndnq_f32(x), vdupq_n_f32(grid.bias));
+        }
+        narrow(q)
+    }
+    #[target_feature(enable = "neon")]
+    fn kernel(chunk: &[f32], grid: AffineGrid, out: &mut [i8]) {
+        let (blocks, tail) = chunk.as_chunks::<LANES>();
+        let (outs, out_tail) = out.as_chunks_mut::<LANES>();
+        for (block, out) in blocks.iter().zip(outs) {
+            *out = integers(block, grid);
+        }
+        let last = integers(&padded(tail), grid);
+        out_tail.copy_from_slice(&last[..tail.len()]);
+    }
+    // SAFETY: the caller chose this kernel because the machine has NEON.
+    unsafe { kernel(chunk, grid, out) }
 }

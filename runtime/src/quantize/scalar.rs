@@ -1,6 +1,6 @@
 //! Kernels in plain Rust: what the others must equal, bit for bit.
 
-use super::{Grid, LANES};
+use super::{AffineGrid, Grid, LANES};
 
 /// 1.5 · 2^23: added to a number of magnitude below 2^22 and taken away again, it leaves that number
 /// rounded to the nearest integer, ties to even.
@@ -53,4 +53,19 @@ pub(super) fn errors<const B: usize>(chunk: &[f32], grids: &[Grid; B]) -> [[f32;
         }
         lanes
     })
+}
+
+pub(super) fn extremes(row: &[f32], first: f32) -> (f32, f32) {
+    row.iter().fold((first, first), |(least, greatest), &w| (least.min(w), greatest.max(w)))
+}
+
+pub(super) fn quantize_affine(chunk: &[f32], grid: AffineGrid, out: &mut [i8]) {
+    for (&w, out) in chunk.iter().zip(out) {
+        let x = ((w - grid.zero) * grid.inverse).max(grid.least).min(grid.greatest);
+        let q = (x + ROUND) - ROUND;
+        #[expect(clippy::cast_possible_truncation, reason = "the nearest i8, by definition")]
+        {
+            *out = (q + grid.bias) as i8;
+        }
+    }
 }

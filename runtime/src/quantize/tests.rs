@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// The kernels of this machine, the scalar ones first.
-fn kernels() -> Vec<Isa> {
+pub(super) fn kernels() -> Vec<Isa> {
     let mut isas = vec![Isa::Scalar];
     if Isa::detect() == Isa::Scalar {
         println!("no SIMD kernel on this machine");
@@ -206,4 +206,26 @@ fn clamps_and_rounds_half_to_even() {
     let error = quantize_row(&row, 1.0, 7, &mut out);
     assert_eq!(out, [0, 2, 2, 0, -2, 7, 6, 7, -7]);
     assert_eq!(error, 7.0 * 0.25 + 2.0 * 93.0 * 93.0);
+}
+
+#[test]
+#[expect(clippy::cast_possible_truncation, reason = "rounded on purpose")]
+fn clips_by_rms() {
+    let mut row = vec![0.5f32; 100];
+    row[7] = -50.0;
+    // rms is √25.2475.
+    for (row, factor, clip) in [
+        (&row[..], 2.0, (2.0 * 25.2475f64.sqrt()) as f32),
+        (&row, 9.9, (f64::from(9.9f32) * 25.2475f64.sqrt()) as f32),
+        (&row, 10.0, 50.0),
+        (&row[10..], 0.25, 0.125),
+        (&[0.0; 5], 2.0, 0.0),
+        (&[], 2.0, 0.0),
+        // Squares that f32 does not hold.
+        (&[1e-30, 0.0, 0.0, 0.0], 0.5, 0.25e-30),
+        (&[1e30, 0.0, 0.0, 0.0], 0.5, 0.25e30),
+        (&row, 1e-44, (f64::from(1e-44f32) * 25.2475f64.sqrt()) as f32),
+    ] {
+        assert_eq!(clip_by_rms(row, factor), clip, "{factor}");
+    }
 }

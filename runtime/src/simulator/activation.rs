@@ -1,9 +1,10 @@
 //! Rows of activations to the operands of an engine.
 //!
 //! A row x becomes x' = R·(v ⊙ x), zeros up to the end of the last segment, and in each segment
-//! integers of its own scale: `q = clamp(round_half_even(x'·f32(1/scale)))`, as
+//! integers of its own scale: `q = clamp(round_half_even(x'·f32(1/scale)))`, or
+//! `clamp(round_half_even((x' − zero)·f32(1/scale)))` where they have a zero point, as
 //! [`quantize`](crate::quantize) has it, with the scale that [`ActivationScale`] says. A segment of
-//! zeros has zeros.
+//! zeros has zeros, and so have columns of padding in any case.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,94 +13,63 @@ use half::f16;
 use rayon::prelude::*;
 use tessera_formats::npu::Scheme;
 
+use super::digits::Digits;
 use super::halves::{self, PRODUCTS};
 use crate::linear::{Activations, LinearError};
-use crate::quantize;
+use crate::quantize::{self, Affine};
 use crate::rotation::Rotation;
 
 /// How the scale of a row's integers is chosen, in each segment.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ActivationScale {
-    /// `amax / qmax`: nothing is clipped.
-    #[default]
-    Dynamic,
-    /// `min(amax, c·rms) / qmax`, rms the root mean square of the row over the segment's columns,
-    /// padding excluded ([`quantize::clip_by_rms`]). Larger magnitudes saturate.
-    RmsClip(f32),
+    /// From the row, over the segment's columns, padding excluded.
+    Dynamic {
+        /// c: magnitudes above c times the row's root mean square saturate
+        /// ([`quantize::clip_by_rms`]); `None` where nothing is clipped.
+        rms_clip: Option<f32>,
+        /// With a zero point: the integers reach from the row's least to its greatest value
+        /// ([`quantize::Affine`]). Otherwise `amax / qmax`, or `min(amax, c·rms) / qmax`.
+        asymmetric: bool,
+    },
     /// `threshold / qmax` for every row, one threshold for each segment. Larger magnitudes saturate.
     Static(Vec<f32>),
 }
 
+impl Default for ActivationScale {
+    /// `amax / qmax`: nothing is clipped, and there is no zero point.
+    fn default() -> Self {
+        ActivationScale::Dynamic { rms_clip: None, asymmetric: false }
+    }
+}
+
 impl ActivationScale {
+    /// Whether integers have a zero point.
+    pub const fn is_asymmetric(&self) -> bool {
+        matches!(self, ActivationScale::Dynamic { asymmetric: true, .. })
+    }
+
     /// Largest magnitude that keeps its value, of some columns of a row, those of a segment.
     fn threshold(&self, segment: usize, values: &[f32]) -> f32 {
         match self {
-            ActivationScale::Dynamic => quantize::amax(values),
-            ActivationScale::RmsClip(factor) => quantize::clip_by_rms(values, *factor),
+            ActivationScale::Dynamic { rms_clip: None, .. } => quantize::amax(values),
+            ActivationScale::Dynamic { rms_clip: Some(factor), .. } => {
+                quantize::clip_by_rms(values, *factor)
+            }
             // Present: they were counted when the linear was made.
             ActivationScale::Static(thresholds) => {
                 thresholds.get(segment).copied().unwrap_or_else(|| quantize::amax(values))
             }
         }
     }
-}
 
-/// Base of the two digits of a w4a8 activation, `a = base·high + low`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Digits {
-    /// Digits in −7…7, |a| ≤ 112.
-    Base15,
-    /// Digits in −8…7, |a| ≤ 119. Its steps are 112/119 of the other's, and so is the error.
-    #[default]
-    Base16,
-}
-
-impl Digits {
-    /// Worth of the high digit.
-    pub const fn base(self) -> i8 {
+    /// Least and greatest value that keep their values, of some columns of a row.
+    fn extremes(&self, values: &[f32]) -> (f32, f32) {
         match self {
-            Digits::Base15 => 15,
-            Digits::Base16 => 16,
-        }
-    }
-
-    /// Largest magnitude of either sign that two digits express.
-    pub const fn qmax(self) -> i8 {
-        match self {
-            Digits::Base15 => 112,
-            Digits::Base16 => 119,
-        }
-    }
-
-    /// High digit of `a`, which is at most [`qmax`](Self::qmax) in magnitude.
-    const fn high(self, a: i8) -> i8 {
-        match self {
-            // ⌊(a + 7)/15⌋, of a number that is not negative: ⌊(a + 127)/15⌋ − 8.
-            Digits::Base15 => {
-                let above = a.cast_unsigned().wrapping_add(127);
-                (above / 15).cast_signed() - 8
+            ActivationScale::Dynamic { rms_clip: Some(factor), .. } => {
+                quantize::extremes_clipped_by_rms(values, *factor)
             }
-            // |a| ≤ 119, so a + 8 is at most 127.
-            Digits::Base16 => (a + 8) >> 4,
+            _ => quantize::extremes(values),
         }
-    }
-
-    /// Splits integers, at most [`qmax`](Self::qmax) in magnitude, into high and low digits.
-    fn split(self, integers: &mut [i8], low: &mut [i8]) {
-        // A loop for each base, so that each becomes one of vectors.
-        match self {
-            Digits::Base15 => split_by(integers, low, 15, |a| Digits::Base15.high(a)),
-            Digits::Base16 => split_by(integers, low, 16, |a| Digits::Base16.high(a)),
-        }
-    }
-}
-
-fn split_by(integers: &mut [i8], low: &mut [i8], base: i8, high: impl Fn(i8) -> i8) {
-    for (a, low) in integers.iter_mut().zip(low) {
-        let high = high(*a);
-        // Within a byte whatever the product was.
-        *low = a.wrapping_sub(high.wrapping_mul(base));
-        *a = high;
     }
 }
 
@@ -185,6 +155,20 @@ impl Plan {
         }
     }
 
+    /// Whether integers have a zero point.
+    pub(super) fn is_asymmetric(&self) -> bool {
+        self.activation.is_asymmetric()
+    }
+
+    /// Least and greatest integer of an activation with a zero point.
+    fn range(&self) -> (i16, i16) {
+        match self.scheme {
+            Scheme::W4A8 => self.digits.range(),
+            Scheme::W4A4 => (-8, 7),
+            Scheme::W8A8 | Scheme::W16A16 => (-128, 127),
+        }
+    }
+
     /// Columns of all segments.
     pub(super) fn k(&self) -> usize {
         self.segments.last().map_or(0, |segment| segment.end)
@@ -250,12 +234,18 @@ fn rows_in_order<S: Default + Send>(
         .reduce(|| None, |first, second| first.or(second))
 }
 
+/// What the integers of a row stand for in one segment: `scale·q + zero`.
+pub(super) type RowScale = Affine;
+
+/// Where there is no zero point, and for segments of zeros.
+const UNIT: RowScale = Affine { scale: 1.0, zero: 0.0 };
+
 /// Rows as an engine multiplies them.
 #[derive(Debug)]
 pub(super) struct QuantizedRows {
     pub(super) operands: Operands,
     /// `[m, segments]`.
-    pub(super) scales: Vec<f32>,
+    pub(super) scales: Vec<RowScale>,
     /// Held so that no other plan can have its address while these rows are known by it.
     _plan: Arc<Plan>,
 }
@@ -286,13 +276,13 @@ impl QuantizedRows {
     fn new(rotated: &[f32], size: usize, plan: &Arc<Plan>) -> Self {
         let (m, k, planes) = (rotated.len() / size, plan.k(), plan.planes());
         let segments = plan.segments.len();
-        let mut scales = vec![1.0; m * segments];
+        let mut scales = vec![UNIT; m * segments];
         let operands = if plan.scheme == Scheme::W16A16 {
             let parts = k / PRODUCTS;
             let mut values = vec![f16::ZERO; m * k];
             let mut spans = vec![0; m * parts];
             let quantize =
-                |values: &mut [f16], spans: &mut [u8], scales: &mut [f32], row: &[f32]| {
+                |values: &mut [f16], spans: &mut [u8], scales: &mut [RowScale], row: &[f32]| {
                     halves_of_row(row, &plan.segments, scales, values);
                     for (span, values) in spans.iter_mut().zip(values.chunks_exact(PRODUCTS)) {
                         *span = halves::span(values.iter().copied());
@@ -330,134 +320,40 @@ fn present<'a>(row: &'a [f32], segment: &Range<usize>) -> &'a [f32] {
     &row[segment.start.min(row.len())..segment.end.min(row.len())]
 }
 
-fn integers_of_row(row: &[f32], plan: &Plan, scales: &mut [f32], planes: &mut [i8]) {
+fn integers_of_row(row: &[f32], plan: &Plan, scales: &mut [RowScale], planes: &mut [i8]) {
     let (first, second) = planes.split_at_mut(plan.k());
+    if plan.is_asymmetric() {
+        let range = plan.range();
+        for (segment, scale) in plan.segments.iter().zip(scales) {
+            let values = present(row, segment);
+            let (least, greatest) = plan.activation.extremes(values);
+            *scale = Affine::new(least, greatest, range);
+            let integers = &mut first[segment.start..][..values.len()];
+            quantize::quantize_row_affine(values, *scale, range, integers);
+            // Padding has digits of zero already. Nothing where there is one plane.
+            let second = second.get_mut(segment.start..).unwrap_or_default();
+            let digits = values.len().min(second.len());
+            plan.digits.split_biased(&mut integers[..digits], &mut second[..digits]);
+        }
+        return;
+    }
     for (index, (segment, scale)) in plan.segments.iter().zip(scales).enumerate() {
         let values = present(row, segment);
-        *scale = quantize::scale_of(plan.activation.threshold(index, values), plan.qmax());
+        scale.scale = quantize::scale_of(plan.activation.threshold(index, values), plan.qmax());
         let integers = &mut first[segment.start..][..values.len()];
-        quantize::quantize_row(values, *scale, plan.qmax(), integers);
+        quantize::quantize_row(values, scale.scale, plan.qmax(), integers);
     }
     // Nothing where there is one plane.
     plan.digits.split(&mut first[..second.len()], second);
 }
 
-fn halves_of_row(row: &[f32], segments: &[Range<usize>], scales: &mut [f32], out: &mut [f16]) {
+fn halves_of_row(row: &[f32], segments: &[Range<usize>], scales: &mut [RowScale], out: &mut [f16]) {
     for (segment, scale) in segments.iter().zip(scales) {
         let values = present(row, segment);
-        *scale = quantize::f16_scale(quantize::amax(values));
-        quantize::to_f16_row(values, *scale, &mut out[segment.start..][..values.len()]);
+        scale.scale = quantize::f16_scale(quantize::amax(values));
+        quantize::to_f16_row(values, scale.scale, &mut out[segment.start..][..values.len()]);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digits_are_in_range_and_make_the_number() {
-        for (digits, least, greatest) in [(Digits::Base15, -7, 7), (Digits::Base16, -8, 7i16)] {
-            let qmax = digits.qmax();
-            for a in -qmax..=qmax {
-                let (mut high, mut low) = ([a], [0]);
-                digits.split(&mut high, &mut low);
-                let ([high], [low]) = (high, low);
-                assert_eq!(
-                    i16::from(digits.base()) * i16::from(high) + i16::from(low),
-                    i16::from(a)
-                );
-                let range = least..=greatest;
-                assert!(range.contains(&high.into()) && range.contains(&low.into()));
-            }
-            // One more has no such digits.
-            let beyond = i16::from(qmax) + 1;
-            let base = i16::from(digits.base());
-            let expressed = |high: i16| (least..=greatest).contains(&(beyond - base * high));
-            assert!(!(least..=greatest).any(expressed));
-        }
-    }
-
-    fn quantized(
-        row: &[f32],
-        scheme: Scheme,
-        digits: Digits,
-        segments: &[Range<usize>],
-    ) -> QuantizedRows {
-        let input = SimulatedInput::new(Arc::new(Rotation::identity(row.len())), None);
-        QuantizedRows::new(row, row.len(), &input.plan(scheme, digits, segments))
-    }
-
-    #[test]
-    fn segments_have_scales_of_their_own_and_padding_is_zero() {
-        let mut row = vec![0.0f32; 80];
-        (row[3], row[40], row[50]) = (12.7, -1.4, 0.7);
-        let rows = quantized(&row, Scheme::W4A4, Digits::Base15, &[0..32, 32..64, 64..96]);
-        assert_eq!(rows.scales, [12.7 / 7.0, 0.2, 1.0]);
-        let Operands::Integers(q) = &rows.operands else { panic!("integers") };
-        let nonzero: Vec<_> = q.iter().enumerate().filter(|(_, q)| **q != 0).collect();
-        assert_eq!(nonzero, [(3, &7), (40, &-7), (50, &4)]);
-    }
-
-    #[test]
-    fn rows_beyond_f16_are_scaled() {
-        let segment = [Range { start: 0, end: 32 }];
-        let mut row = vec![999_936.0f32; 32];
-        row[1] = -2.0e-3;
-        let rows = quantized(&row, Scheme::W16A16, Digits::Base15, &segment);
-        let Operands::Halves { values, spans } = &rows.operands else { panic!("f16") };
-        assert_eq!(rows.scales, [32.0]);
-        assert_eq!(values[0].to_f32() * 32.0, 999_936.0);
-        assert_eq!(spans.len(), 1);
-        let small = quantized(&[3.0e-6; 32], Scheme::W16A16, Digits::Base15, &segment);
-        let Operands::Halves { values, .. } = &small.operands else { panic!("f16") };
-        assert!((values[0].to_f32() * small.scales[0] - 3.0e-6).abs() < 3.0e-9);
-    }
-
-    #[test]
-    fn plans_are_shared() {
-        let input = SimulatedInput::new(Arc::new(Rotation::identity(64)), None);
-        let plan = |scheme, digits, end| input.plan(scheme, digits, &[0..end, end..64]);
-        let one = plan(Scheme::W8A8, Digits::Base15, 32);
-        assert!(Arc::ptr_eq(&one, &plan(Scheme::W8A8, Digits::Base16, 32)));
-        assert!(!Arc::ptr_eq(&one, &plan(Scheme::W4A4, Digits::Base15, 32)));
-        let digits = plan(Scheme::W4A8, Digits::Base15, 32);
-        assert!(!Arc::ptr_eq(&digits, &plan(Scheme::W4A8, Digits::Base16, 32)));
-    }
-
-    /// The figure behind the default of [`Digits`].
-    #[test]
-    fn base_16_errs_less() {
-        let segment = [Range { start: 0, end: 4096 }];
-        let mut state = 1u64;
-        let mut uniform = || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1u64 << 24) as f32
-        };
-        for power in [1, 3] {
-            let error = |row: &[f32], digits: Digits| -> f64 {
-                let rows = quantized(row, Scheme::W4A8, digits, &segment);
-                let Operands::Integers(q) = &rows.operands else { panic!("integers") };
-                let (high, low) = q.split_at(4096);
-                let rebuilt = high.iter().zip(low).map(|(&h, &l)| {
-                    f32::from(i16::from(digits.base()) * i16::from(h) + i16::from(l))
-                        * rows.scales[0]
-                });
-                row.iter().zip(rebuilt).map(|(a, b)| f64::from(a - b).powi(2)).sum()
-            };
-            let (mut narrow, mut wide, mut energy) = (0.0, 0.0, 0.0);
-            for _ in 0..64 {
-                let row: Vec<f32> = (0..4096)
-                    .map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0)
-                    .map(|x| x.powi(power))
-                    .collect();
-                narrow += error(&row, Digits::Base15);
-                wide += error(&row, Digits::Base16);
-                energy += row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
-            }
-            let relative = |error: f64| (error / energy).sqrt();
-            assert!((relative(wide) / relative(narrow) - 112.0 / 119.0).abs() < 0.01);
-        }
-    }
-}
+mod tests;

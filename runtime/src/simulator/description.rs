@@ -95,7 +95,7 @@ impl Weights {
     }
 
     fn check_activation(&self) -> Result<(), SimulatorError> {
-        if self.scheme == Scheme::W16A16 && self.activation != ActivationScale::Dynamic {
+        if self.scheme == Scheme::W16A16 && self.activation != ActivationScale::default() {
             return Err(SimulatorError::FloatActivations);
         }
         let positive = |what, value: f32| {
@@ -103,8 +103,9 @@ impl Weights {
             if wrong { Err(SimulatorError::Activation { what, value }) } else { Ok(()) }
         };
         match &self.activation {
-            ActivationScale::Dynamic => Ok(()),
-            ActivationScale::RmsClip(factor) => positive("clip", *factor),
+            ActivationScale::Dynamic { rms_clip, .. } => {
+                rms_clip.map_or(Ok(()), |factor| positive("clip", factor))
+            }
             ActivationScale::Static(thresholds) => {
                 let (found, expected) = (thresholds.len(), self.segments.len());
                 if found != expected {

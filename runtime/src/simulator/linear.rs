@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use tessera_formats::npu::Engine;
 
-use super::activation::{Operands, Plan, QuantizedRows, RotatedRows, SimulatedInput};
+use super::activation::{Operands, Plan, QuantizedRows, RotatedRows, RowScale, SimulatedInput};
 use super::description::Weights;
 use super::gemm::{self, GROUP, Isa, QUAD, ROWS, Sums};
 use super::halves::{self, Column};
@@ -182,7 +182,7 @@ impl SimulatedLinear {
         &self,
         matrix: usize,
         values: &[i8],
-        row_scales: &[f32],
+        row_scales: &[RowScale],
         rows: Rows<'_>,
         out: &mut [f32],
     ) {
@@ -192,6 +192,7 @@ impl SimulatedLinear {
         let bytes = self.isa.operand().bytes();
         let k = self.plan.k();
         let overflow = (self.engine == Engine::I4).then_some(self.simulation.overflow);
+        let asymmetric = self.plan.is_asymmetric();
         let m = rows.len();
         let work = |task: Task<'_>, scratch: &mut IntegerScratch| {
             let mut overflows = 0u64;
@@ -215,12 +216,15 @@ impl SimulatedLinear {
                     }
                 }
                 let scales = &self.scales[self.scale_index(matrix, index, group)];
+                let weight_sums = asymmetric.then(|| segment.sums(matrix, group)).flatten();
                 for ((token, sums), out) in
                     tokens.clone().zip(scratch.sums.chunks_exact(planes)).zip(&mut out)
                 {
-                    let row_scale = row_scales[rows.get(token) * self.segments.len() + index];
+                    let RowScale { scale: row_scale, zero } =
+                        row_scales[rows.get(token) * self.segments.len() + index];
                     let (base, add) = (self.plan.base(), index > 0);
-                    let rescale = Rescale { overflow, base, row_scale, scales, add };
+                    let zero = weight_sums.map(|sums| (zero, sums));
+                    let rescale = Rescale { overflow, base, row_scale, scales, zero, add };
                     overflows += u64::from(rescale.apply(self.isa, sums, out));
                 }
             }
@@ -261,7 +265,7 @@ impl SimulatedLinear {
         &self,
         matrix: usize,
         blocks: &HalfBlocks,
-        row_scales: &[f32],
+        row_scales: &[RowScale],
         rows: Rows<'_>,
         out: &mut [f32],
     ) {
@@ -285,7 +289,7 @@ impl SimulatedLinear {
                 }
                 let scales = &self.scales[self.scale_index(matrix, index, group)];
                 for ((token, sums), out) in tokens.clone().zip(&scratch.sums).zip(&mut out) {
-                    let row_scale = row_scales[rows.get(token) * self.segments.len() + index];
+                    let row_scale = row_scales[rows.get(token) * self.segments.len() + index].scale;
                     for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales) {
                         let value = sum * row_scale * scale;
                         *out = if index > 0 { *out + value } else { value };

@@ -9,12 +9,19 @@
 //! out[m, n] = Σ_s (f32(C_s[m, n])·s_a[m, s])·s_w[s, n] + c[n]    segments s ascending, in f32
 //! ```
 //!
-//! where c, which few linears have, corrects the mean of what rounding did to outputs,
+//! where c, which few linears have, corrects the mean of what rounding did to outputs. Where a row's
+//! integers have a zero point z, a segment adds
 //!
-//! so that every bit depends on the weights and the row alone, not on threads or instruction sets.
+//! ```text
+//! (f32(C_s[m, n])·s_a[m, s])·s_w[s, n] + (z[m, s]·f32(Σ_k q_w[n, k]))·s_w[s, n]
+//! ```
+//!
+//! in its place, the sum of the segment's weights exact, and taken when the linear is loaded. So every
+//! bit depends on the weights and the row alone, not on threads or instruction sets.
 
 mod activation;
 mod description;
+mod digits;
 mod error;
 mod gemm;
 mod halves;
@@ -23,8 +30,9 @@ mod rescale;
 mod rows;
 mod weights;
 
-pub use activation::{ActivationScale, Digits, SimulatedInput};
+pub use activation::{ActivationScale, SimulatedInput};
 pub use description::Weights;
+pub use digits::Digits;
 pub use error::SimulatorError;
 pub use linear::SimulatedLinear;
 pub use rescale::Overflow;

@@ -35,14 +35,18 @@ pub struct Rescale<'a> {
     pub row_scale: f32,
     /// Scales of the group's channels.
     pub scales: &'a [f32; GROUP],
+    /// Zero point of the row and the sums of the group's weights over the segment, where the row's
+    /// integers have a zero point.
+    pub zero: Option<(f32, &'a Sums)>,
     /// Whether the values are added to those of an earlier segment.
     pub add: bool,
 }
 
 impl Rescale<'_> {
-    /// Writes, or adds, `(f32(C)·row scale)·scale` for each channel of `out`, and returns how many of
-    /// the engine's results were not what the sum was. C is the result, or
-    /// `base·C_high + C_low` where `planes` are two.
+    /// Writes, or adds, `(f32(C)·row scale)·scale` for each channel of `out`, with a zero point
+    /// `(f32(C)·row scale)·scale + (zero·f32(Σw))·scale`, and returns how many of the engine's
+    /// results were not what the sum was. C is the result, or `base·C_high + C_low` where `planes`
+    /// are two.
     pub fn apply(&self, isa: Isa, planes: &[Sums], out: &mut [f32]) -> u32 {
         match isa {
             #[cfg(target_arch = "x86_64")]
@@ -73,6 +77,11 @@ fn rescale(rescale: &Rescale<'_>, planes: &[Sums], out: &mut [f32]) -> u32 {
     let mut values = [0.0f32; GROUP];
     for ((value, total), scale) in values.iter_mut().zip(total).zip(rescale.scales) {
         *value = total as f32 * rescale.row_scale * scale;
+    }
+    if let Some((zero, sums)) = rescale.zero {
+        for ((value, &sum), scale) in values.iter_mut().zip(sums).zip(rescale.scales) {
+            *value += zero * sum as f32 * scale;
+        }
     }
     if rescale.add {
         out.iter_mut().zip(values).for_each(|(out, value)| *out += value);
@@ -135,6 +144,7 @@ mod tests {
         let plane = |seed: i32| -> Sums {
             std::array::from_fn(|n| (i32::try_from(n).unwrap() * 9973 + seed) % 50_000 - 25_000)
         };
+        let weights = plane(1234).map(|sum| sum * 999);
         let planes = [plane(3).map(|sum| sum * 2), plane(77)];
         for isa in Isa::available() {
             for (overflow, count) in
@@ -142,32 +152,43 @@ mod tests {
             {
                 for add in [false, true] {
                     for width in [1, 7, 63, GROUP] {
-                        let parameters =
-                            Rescale { overflow, base: 15, row_scale: 0.3, scales: &scales, add };
-                        let mut out = vec![0.5f32; width];
-                        let found = parameters.apply(isa, &planes[..count], &mut out);
-                        let mut overflows = 0;
-                        for n in 0..GROUP {
-                            let mut c = 0;
-                            for plane in &planes[..count] {
-                                let exact = plane[n];
-                                let kept = match overflow {
-                                    None => exact,
-                                    Some(Overflow::Saturate) => exact.clamp(-32768, 32767),
-                                    Some(Overflow::Wrap) => {
-                                        (exact + 32768).rem_euclid(65536) - 32768
+                        for zero in [None, Some((-0.7, &weights))] {
+                            let parameters = Rescale {
+                                overflow,
+                                base: 15,
+                                row_scale: 0.3,
+                                scales: &scales,
+                                zero,
+                                add,
+                            };
+                            let mut out = vec![0.5f32; width];
+                            let found = parameters.apply(isa, &planes[..count], &mut out);
+                            let mut overflows = 0;
+                            for n in 0..GROUP {
+                                let mut c = 0;
+                                for plane in &planes[..count] {
+                                    let exact = plane[n];
+                                    let kept = match overflow {
+                                        None => exact,
+                                        Some(Overflow::Saturate) => exact.clamp(-32768, 32767),
+                                        Some(Overflow::Wrap) => {
+                                            (exact + 32768).rem_euclid(65536) - 32768
+                                        }
+                                    };
+                                    overflows += u32::from(kept != exact);
+                                    c = 15 * c + kept;
+                                }
+                                if n < width {
+                                    let mut value = c as f32 * 0.3 * scales[n];
+                                    if zero.is_some() {
+                                        value += -0.7 * weights[n] as f32 * scales[n];
                                     }
-                                };
-                                overflows += u32::from(kept != exact);
-                                c = 15 * c + kept;
+                                    let expected = if add { 0.5 + value } else { value };
+                                    assert_eq!(out[n].to_bits(), expected.to_bits());
+                                }
                             }
-                            if n < width {
-                                let value = c as f32 * 0.3 * scales[n];
-                                let expected = if add { 0.5 + value } else { value };
-                                assert_eq!(out[n].to_bits(), expected.to_bits());
-                            }
+                            assert_eq!(found, overflows);
                         }
-                        assert_eq!(found, overflows);
                     }
                 }
             }

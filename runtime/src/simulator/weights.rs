@@ -116,6 +116,16 @@ impl SegmentWeights {
         }
     }
 
+    /// Sums of the integers of each of a group's channels; `None` of the float engine.
+    pub(super) fn sums(&self, matrix: usize, group: usize) -> Option<&Sums> {
+        match &self.data {
+            Data::I8 { sums, .. } | Data::I4 { sums, .. } => {
+                Some(&sums[matrix * self.groups + group])
+            }
+            Data::F16 { .. } => None,
+        }
+    }
+
     /// Integers of some quads of a group, `[quads][64][4]`; none of the float engine.
     pub(super) fn integers<'a>(
         &'a self,

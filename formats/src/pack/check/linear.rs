@@ -95,7 +95,7 @@ fn activation(item: Item<'_>, linear: &Linear) -> Result<(), PackError> {
         item.check(field, value.is_finite() && value > 0.0, value, wanted)
     };
     match &linear.activation {
-        Activation::Dynamic { rms_clip } => {
+        Activation::Dynamic { rms_clip, .. } => {
             rms_clip.map_or(Ok(()), |clip| positive("activation rms_clip", clip))
         }
         Activation::Static { threshold } => {

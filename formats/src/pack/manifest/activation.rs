@@ -11,6 +11,9 @@ pub enum Activation {
         /// Largest magnitude that keeps its value, in units of the row's root mean square over the
         /// segment's columns, padding excluded; absent where nothing is clipped.
         rms_clip: Option<f32>,
+        /// Whether the integers have a zero point too, so that they reach from the row's least to
+        /// its greatest value: a value is `scale · q + zero`.
+        asymmetric: bool,
     },
     /// The same for every row: `threshold / qmax`. Larger magnitudes saturate.
     Static {
@@ -25,11 +28,16 @@ impl Activation {
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether the integers have a zero point.
+    pub const fn is_asymmetric(&self) -> bool {
+        matches!(self, Activation::Dynamic { asymmetric: true, .. })
+    }
 }
 
 impl Default for Activation {
     fn default() -> Self {
-        Activation::Dynamic { rms_clip: None }
+        Activation::Dynamic { rms_clip: None, asymmetric: false }
     }
 }
 
@@ -40,6 +48,8 @@ struct ActivationFields {
     kind: ActivationKind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rms_clip: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asymmetric: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     threshold: Option<Vec<f32>>,
 }
@@ -53,11 +63,20 @@ enum ActivationKind {
 
 impl From<Activation> for ActivationFields {
     fn from(activation: Activation) -> Self {
-        let (kind, rms_clip, threshold) = match activation {
-            Activation::Dynamic { rms_clip } => (ActivationKind::Dynamic, rms_clip, None),
-            Activation::Static { threshold } => (ActivationKind::Static, None, Some(threshold)),
-        };
-        ActivationFields { kind, rms_clip, threshold }
+        match activation {
+            Activation::Dynamic { rms_clip, asymmetric } => ActivationFields {
+                kind: ActivationKind::Dynamic,
+                rms_clip,
+                asymmetric: asymmetric.then_some(true),
+                threshold: None,
+            },
+            Activation::Static { threshold } => ActivationFields {
+                kind: ActivationKind::Static,
+                rms_clip: None,
+                asymmetric: None,
+                threshold: Some(threshold),
+            },
+        }
     }
 }
 
@@ -65,12 +84,20 @@ impl TryFrom<ActivationFields> for Activation {
     type Error = &'static str;
 
     fn try_from(fields: ActivationFields) -> Result<Self, Self::Error> {
-        let ActivationFields { kind, rms_clip, threshold } = fields;
-        match (kind, rms_clip, threshold) {
-            (ActivationKind::Dynamic, rms_clip, None) => Ok(Activation::Dynamic { rms_clip }),
-            (ActivationKind::Static, None, Some(threshold)) => Ok(Activation::Static { threshold }),
-            (ActivationKind::Dynamic, _, Some(_)) => Err("a dynamic activation has no threshold"),
-            (ActivationKind::Static, ..) => Err("a static activation has a threshold, no rms_clip"),
+        let ActivationFields { kind, rms_clip, asymmetric, threshold } = fields;
+        match (kind, rms_clip, asymmetric, threshold) {
+            (ActivationKind::Dynamic, rms_clip, asymmetric, None) => {
+                Ok(Activation::Dynamic { rms_clip, asymmetric: asymmetric.unwrap_or(false) })
+            }
+            (ActivationKind::Static, None, None, Some(threshold)) => {
+                Ok(Activation::Static { threshold })
+            }
+            (ActivationKind::Dynamic, _, _, Some(_)) => {
+                Err("a dynamic activation has no threshold")
+            }
+            (ActivationKind::Static, ..) => {
+                Err("a static activation has a threshold, no rms_clip and no zero point")
+            }
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Whole linears against dense sums that are taken from the tiles by the layout's formula.
 #![expect(clippy::cast_possible_truncation, reason = "f64 is rounded to f32 on purpose")]
 
+use half::f16;
+use tessera_formats::npu::Scheme;
 use tessera_formats::npu::tiles::TileLayout;
+use tessera_formats::pack::manifest::Granularity;
 
-use super::super::{Digits, Overflow};
+use super::super::{ActivationScale, Digits, Overflow};
 use super::*;
 use crate::rotation::Rotation;
 
@@ -27,6 +30,7 @@ impl Noise {
 }
 
 /// A linear with its tiles beside it.
+#[derive(Clone)]
 struct Case {
     weights: Weights,
     tiles: Vec<Vec<u8>>,
@@ -51,7 +55,19 @@ impl Case {
         };
         let scales = (0..count).map(|_| 0.02 + noise.uniform().abs() / 50.0).collect();
         let name = "blk.0.ffn_up.weight".to_owned();
-        let weights = Weights { name, scheme, n, k, experts, segments, granularity, scales };
+        let activation = ActivationScale::default();
+        let weights = Weights {
+            name,
+            scheme,
+            n,
+            k,
+            experts,
+            segments,
+            granularity,
+            scales,
+            activation,
+            correction: None,
+        };
         let mut case = Case {
             weights,
             tiles: Vec::new(),
@@ -73,6 +89,19 @@ impl Case {
             case.tiles.push(tiles);
         }
         case
+    }
+
+    /// The same linear, with what calibration may add to it.
+    fn calibrated(mut self, activation: ActivationScale) -> Self {
+        let Weights { experts, n, .. } = self.weights;
+        self.weights.correction = Some(Noise(41).row(experts.unwrap_or(1) * n));
+        self.weights.activation = activation;
+        self
+    }
+
+    fn correction(&self, matrix: usize, n: usize) -> f32 {
+        let correction = self.weights.correction.as_ref();
+        correction.map_or(0.0, |correction| correction[matrix * self.weights.n + n])
     }
 
     fn layout(&self, segment: usize) -> TileLayout {
@@ -120,6 +149,55 @@ impl Case {
         row
     }
 
+    fn with(mut self, activation: ActivationScale) -> Self {
+        self.weights.activation = activation;
+        self
+    }
+
+    /// Scale, zero point, least and greatest integer of some columns of a row.
+    fn points(&self, segment: usize, values: &[f32], digits: Digits) -> (f32, f32, f32, f32) {
+        let fold = |start, f: fn(f32, f32) -> f32| values.iter().copied().fold(start, f);
+        let squares: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
+        let rms = (squares / values.len() as f64).sqrt();
+        let qmax = match self.weights.scheme {
+            Scheme::W8A8 => 127.0,
+            Scheme::W4A4 => 7.0,
+            _ => f32::from(digits.qmax()),
+        };
+        let clip = |factor: Option<f32>| match factor {
+            Some(factor) if squares > 0.0 => (f64::from(factor) * rms) as f32,
+            _ => f32::INFINITY,
+        };
+        let amax = match &self.weights.activation {
+            &ActivationScale::Dynamic { rms_clip, asymmetric: true } => {
+                let (low, high) = match (self.weights.scheme, digits) {
+                    (Scheme::W8A8, _) => (-128.0, 127.0),
+                    (Scheme::W4A4, _) => (-8.0, 7.0),
+                    (_, Digits::Base15) => (-112.0, 112.0),
+                    (_, Digits::Base16) => (-136.0, 119.0),
+                };
+                if values.is_empty() {
+                    return (1.0, 0.0, low, high);
+                }
+                let clip = clip(rms_clip);
+                let least = fold(f32::INFINITY, f32::min).clamp(-clip, clip);
+                let greatest = fold(f32::NEG_INFINITY, f32::max).clamp(-clip, clip);
+                if least == greatest {
+                    return (1.0, greatest, low, high);
+                }
+                let scale = (greatest / 2.0 - least / 2.0) / ((high - low) / 2.0);
+                let scale = scale.max(f32::MIN_POSITIVE);
+                return (scale, greatest - scale * high, low, high);
+            }
+            &ActivationScale::Dynamic { rms_clip, asymmetric: false } => {
+                fold(0.0, |amax, x| amax.max(x.abs())).min(clip(rms_clip))
+            }
+            ActivationScale::Static(thresholds) => thresholds[segment],
+        };
+        let scale = if amax == 0.0 { 1.0 } else { (amax / qmax).max(f32::MIN_POSITIVE) };
+        (scale, 0.0, -qmax, qmax)
+    }
+
     /// What the NPU gives for a row: operands by the formulas, sums in f64, which are exact.
     fn expected(&self, matrix: usize, x: &[f32], digits: Digits) -> Vec<f32> {
         let row = self.rotated(x);
@@ -129,10 +207,9 @@ impl Case {
                 for (segment, columns) in self.weights.segments.iter().enumerate() {
                     let end = columns.end.min(row.len());
                     let values = &row[columns.start.min(end)..end];
-                    let amax = values.iter().fold(0.0f32, |amax, x| amax.max(x.abs()));
                     let scale = self.scale(matrix, segment, n) as f32;
                     let w = |column: usize| self.stored(matrix, segment, n, column);
-                    let (sum, row_scale) = match self.weights.scheme {
+                    let (sum, row_scale, zero) = match self.weights.scheme {
                         Scheme::W16A16 => {
                             let mut sum = 0.0f32;
                             for (group, values) in values.chunks(32).enumerate() {
@@ -143,34 +220,59 @@ impl Case {
                                 // Few bits: exact in f64.
                                 sum += products.sum::<f64>() as f32;
                             }
-                            (sum, 1.0)
+                            (sum, 1.0, None)
                         }
-                        scheme => {
-                            let qmax = match scheme {
-                                Scheme::W8A8 => 127.0,
-                                Scheme::W4A4 => 7.0,
-                                _ => f32::from(digits.qmax()),
-                            };
-                            let row_scale = if amax == 0.0 { 1.0 } else { amax / qmax };
+                        _ => {
+                            let (row_scale, zero, low, high) = self.points(segment, values, digits);
                             let inverse = 1.0 / row_scale;
-                            let sum: f64 = values
+                            let integer =
+                                |x: f32| ((x - zero) * inverse).round_ties_even().clamp(low, high);
+                            let products = values
                                 .iter()
                                 .enumerate()
-                                .map(|(i, x)| {
-                                    let q = (x * inverse).round_ties_even().clamp(-qmax, qmax);
-                                    f64::from(q) * w(i)
-                                })
-                                .sum();
-                            (sum as f32, row_scale)
+                                .map(|(i, &x)| f64::from(integer(x)) * w(i));
+                            let weights = (0..values.len()).map(w).sum::<f64>() as f32;
+                            let asymmetric = self.weights.activation.is_asymmetric();
+                            (
+                                products.sum::<f64>() as f32,
+                                row_scale,
+                                asymmetric.then(|| zero * weights * scale),
+                            )
                         }
                     };
-                    let value = sum * row_scale * scale;
+                    let mut value = sum * row_scale * scale;
+                    if let Some(zero) = zero {
+                        value += zero;
+                    }
                     total = if segment == 0 { value } else { total + value };
+                }
+                if self.weights.correction.is_some() {
+                    total += self.correction(matrix, n);
                 }
                 total
             })
             .collect()
     }
+}
+
+/// Every case with integers, and the activation scales of a calibration.
+fn calibrated_cases() -> Vec<Case> {
+    let scale = |index: usize, case: &Case| match index % 3 {
+        _ if case.weights.scheme == Scheme::W16A16 => ActivationScale::default(),
+        0 => dynamic(Some(1.75), false),
+        1 => ActivationScale::Static(
+            case.weights.segments.iter().map(|s| 0.4 + s.end as f32 / 200.0).collect(),
+        ),
+        // Nothing is clipped.
+        _ => dynamic(Some(1000.0), false),
+    };
+    let cases = cases().into_iter().enumerate();
+    cases
+        .map(|(index, case)| {
+            let scale = scale(index, &case);
+            case.calibrated(scale)
+        })
+        .collect()
 }
 
 fn put(layout: TileLayout, tiles: &mut [u8], n: usize, k: usize, noise: &mut Noise) {
@@ -221,7 +323,7 @@ fn apply(linear: &SimulatedLinear, case: &Case, matrix: usize, x: &[f32]) -> Vec
 
 #[test]
 fn equals_dense_sums_from_the_tiles() {
-    for case in cases() {
+    for case in cases().into_iter().chain(calibrated_cases()) {
         for digits in [Digits::Base15, Digits::Base16] {
             let linear = case.load(Simulation { digits, ..Simulation::default() }).unwrap();
             for matrix in 0..case.weights.experts.unwrap_or(1) {
@@ -232,9 +334,11 @@ fn equals_dense_sums_from_the_tiles() {
                     let out = apply(&linear, &case, matrix, &x);
                     for (x, out) in x.chunks(case.weights.k).zip(out.chunks(case.weights.n)) {
                         let expected = case.expected(matrix, x, digits);
-                        assert_eq!(out, expected, "{} {m} rows", case.weights.scheme);
+                        let Weights { scheme, activation, .. } = &case.weights;
+                        assert_eq!(out, expected, "{scheme} {activation:?} {m} rows");
                         if x[0] == 0.0 {
-                            assert!(out.iter().all(|&y| y == 0.0));
+                            let added = |(n, &y): (usize, &f32)| y == case.correction(matrix, n);
+                            assert!(out.iter().enumerate().all(added));
                         }
                     }
                 }
@@ -244,9 +348,116 @@ fn equals_dense_sums_from_the_tiles() {
     }
 }
 
+fn dynamic(rms_clip: Option<f32>, asymmetric: bool) -> ActivationScale {
+    ActivationScale::Dynamic { rms_clip, asymmetric }
+}
+
+/// Rows that quantizers treat specially.
+fn special_rows(k: usize) -> Vec<f32> {
+    let mut noise = Noise(19);
+    let mut rows = vec![0.0; k];
+    rows.extend(vec![-0.0; k]);
+    for constant in [1.0, -3.0e-3, 1e-30] {
+        rows.extend(vec![constant; k]);
+    }
+    for unit in [1e30, 1.0, 1e-20, 1e-36, 1e-42] {
+        rows.extend(noise.row(k).iter().map(|x| x * unit));
+        // One sign, far from zero.
+        rows.extend(noise.row(k).iter().map(|x| (x + 40.0) * unit));
+        // An outlier.
+        rows.extend(noise.row(k));
+        let last = rows.len() - 1;
+        rows[last - k / 3] = 50.0 * unit;
+    }
+    rows
+}
+
+#[test]
+fn zero_points_equal_dense_sums_from_the_tiles() {
+    for identity in [false, true] {
+        for rms_clip in [None, Some(0.25), Some(2.5)] {
+            for case in cases().into_iter().filter(|case| case.weights.scheme != Scheme::W16A16) {
+                let mut case = case.with(dynamic(rms_clip, true));
+                let k = case.weights.k;
+                if identity {
+                    case.rotation = Arc::new(Rotation::identity(k));
+                    case.vector = Some(vec![1.0; k]);
+                }
+                let x = special_rows(k);
+                for digits in [Digits::Base15, Digits::Base16] {
+                    let linear = case.load(Simulation { digits, ..Simulation::default() }).unwrap();
+                    for matrix in 0..case.weights.experts.unwrap_or(1) {
+                        let out = apply(&linear, &case, matrix, &x);
+                        for (x, out) in x.chunks(k).zip(out.chunks(case.weights.n)) {
+                            let expected = case.expected(matrix, x, digits);
+                            let bits =
+                                |row: &[f32]| row.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+                            assert_eq!(bits(out), bits(&expected), "{} {x:?}", case.weights.scheme);
+                            if x.iter().all(|&x| x == 0.0) {
+                                assert!(out.iter().all(|y| y.to_bits() == 0));
+                            }
+                        }
+                    }
+                    assert_eq!(linear.saturated(), 0);
+                }
+            }
+        }
+    }
+}
+
+/// One-sided rows use all of the integers: half the error, or less.
+#[test]
+fn zero_points_lessen_errors() {
+    for case in cases().into_iter().filter(|case| case.weights.scheme != Scheme::W16A16) {
+        let mut case = case.with(dynamic(None, false));
+        let k = case.weights.k;
+        case.rotation = Arc::new(Rotation::identity(k));
+        case.vector = None;
+        let x: Vec<f32> = Noise(4).row(8 * k).into_iter().map(|x| x + 1.5).collect();
+        let error = |case: &Case| -> f64 {
+            let outputs = |arithmetic| {
+                let linear = case.load(Simulation { arithmetic, ..Simulation::default() }).unwrap();
+                apply(&linear, case, 0, &x)
+            };
+            let exact = outputs(Arithmetic::FloatActivations);
+            let found = outputs(Arithmetic::Integer);
+            exact.iter().zip(found).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+        };
+        let symmetric = error(&case);
+        let case = case.with(dynamic(None, true));
+        assert!(error(&case) < symmetric * 0.35, "{}", case.weights.scheme);
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    for case in cases() {
+        for asymmetric in [false, true] {
+            if asymmetric && case.weights.scheme == Scheme::W16A16 {
+                continue;
+            }
+            let case = case.clone().with(dynamic(None, asymmetric));
+            let x = Noise(8).row(7 * case.weights.k);
+            let mut first: Option<Vec<u32>> = None;
+            for isa in Isa::available() {
+                let mut linear = case.load(Simulation::default()).unwrap();
+                linear.isa = isa;
+                let bits: Vec<u32> =
+                    apply(&linear, &case, 0, &x).into_iter().map(f32::to_bits).collect();
+                assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits, "{isa:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn experts_read_the_rows_they_are_given() {
-    let case = &cases()[3];
+    for case in [cases().swap_remove(3), cases().swap_remove(3).with(dynamic(None, true))] {
+        read_rows_as_given(&case);
+    }
+}
+
+fn read_rows_as_given(case: &Case) {
     let linear = case.load(Simulation::default()).unwrap();
     let (k, n) = (case.weights.k, case.weights.n);
     let values = Noise(9).row(9 * k);
@@ -264,7 +475,7 @@ fn experts_read_the_rows_they_are_given() {
 fn float_activations_leave_the_weights_error_alone() {
     let simulation =
         Simulation { arithmetic: Arithmetic::FloatActivations, ..Simulation::default() };
-    for case in cases() {
+    for case in cases().into_iter().chain(calibrated_cases()) {
         let linear = case.load(simulation).unwrap();
         let x = Noise(77).row(5 * case.weights.k);
         for matrix in 0..case.weights.experts.unwrap_or(1) {
@@ -272,7 +483,8 @@ fn float_activations_leave_the_weights_error_alone() {
             for (x, out) in x.chunks(case.weights.k).zip(out.chunks(case.weights.n)) {
                 let row = case.rotated(x);
                 for (n, &found) in out.iter().enumerate() {
-                    let (mut sum, mut magnitude) = (0.0f64, 0.0f64);
+                    let mut sum = f64::from(case.correction(matrix, n));
+                    let mut magnitude = sum.abs();
                     for (segment, columns) in case.weights.segments.iter().enumerate() {
                         for column in columns.clone().filter(|&column| column < row.len()) {
                             let w = case.stored(matrix, segment, n, column - columns.start);
@@ -292,7 +504,11 @@ fn float_activations_leave_the_weights_error_alone() {
 fn threads_do_not_change_bits() {
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let (one, three) = (pool(1), pool(3));
-    for case in cases() {
+    let with_zero_points = cases()
+        .into_iter()
+        .filter(|case| case.weights.scheme != Scheme::W16A16)
+        .map(|case| case.with(dynamic(Some(3.0), true)));
+    for case in cases().into_iter().chain(calibrated_cases()).chain(with_zero_points) {
         for arithmetic in [Arithmetic::Integer, Arithmetic::FloatActivations] {
             let linear = case.load(Simulation { arithmetic, ..Simulation::default() }).unwrap();
             let x = Noise(3).row(250 * case.weights.k);
@@ -360,6 +576,11 @@ fn wrong_calls_are_refused() {
     for (expert, rows, length) in [(3, 0, 70), (0, 2, 70), (0, 1, 69)] {
         assert!(linear.apply_expert(expert, &x, &[rows], &mut out[..length]).is_err());
     }
+    let error = linear.apply_expert(0, &x, &[0, 2], &mut [0.0; 140]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`blk.0.ffn_up.weight` has rows to choose from of 2, and was given 2"
+    );
     let other = Activations::new(&values, 64);
     assert!(linear.apply_expert(0, &other, &[0], &mut out).is_err());
 }
@@ -367,7 +588,19 @@ fn wrong_calls_are_refused() {
 #[test]
 fn wrong_weights_are_refused() {
     type Change = fn(&mut Case);
-    let changes: [(Change, &str); 12] = [
+    let changes: [(Change, &str); 21] = [
+        (
+            |case| case.weights.activation = dynamic(Some(-1.0), true),
+            "its activation clip is -1, which is not finite and above zero",
+        ),
+        (
+            |case| {
+                *case =
+                    Case::new(Scheme::W16A16, (None, 100, 96), &[0, 64, 96], Granularity::Channel)
+                        .with(dynamic(None, true));
+            },
+            "its activations are floats, and have no scale to choose",
+        ),
         (
             |case| case.weights.scales[5] = 0.0,
             "its scale 5 is 0, which is not finite and above zero",
@@ -398,6 +631,41 @@ fn wrong_weights_are_refused() {
         (
             |case| (case.weights.k, case.vector) = (95, None),
             "its input has rows of 96, expected 95",
+        ),
+        (
+            |case| case.weights.activation = dynamic(Some(0.0), false),
+            "its activation clip is 0, which is not finite and above zero",
+        ),
+        (
+            |case| case.weights.activation = dynamic(Some(f32::INFINITY), false),
+            "its activation clip is inf, which is not finite and above zero",
+        ),
+        (
+            |case| case.weights.activation = ActivationScale::Static(vec![1.0]),
+            "it has 1 activation thresholds, expected one for each of 2 segments",
+        ),
+        (
+            |case| case.weights.activation = ActivationScale::Static(vec![1.0, f32::NAN]),
+            "its activation threshold is NaN, which is not finite and above zero",
+        ),
+        (
+            |case| {
+                *case = Case::new(Scheme::W16A16, (None, 100, 96), &[0, 96], Granularity::Channel);
+                case.weights.activation = dynamic(Some(2.5), false);
+            },
+            "its activations are floats, and have no scale to choose",
+        ),
+        (
+            |case| case.weights.correction = Some(vec![0.0; 101]),
+            "it has 101 corrections, expected 100",
+        ),
+        (
+            |case| {
+                let mut correction = vec![0.0; 100];
+                correction[99] = f32::NAN;
+                case.weights.correction = Some(correction);
+            },
+            "its correction 99 is NaN, which is not finite",
         ),
     ];
     for (change, message) in changes {
