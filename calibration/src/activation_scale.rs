@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
-use tessera_runtime::quantize::{self, amax, scale_of, squared_norm};
+use tessera_runtime::quantize::{self, Affine, amax, scale_of, squared_norm};
 
 use crate::clip::{Calibrator, TensorStatistics};
 
@@ -84,6 +84,58 @@ impl RotatedRows<'_> {
             }
         }
         best
+    }
+
+    /// The same for integers from `lo` to `hi` with a zero point, which reach from a row's least to
+    /// its greatest value.
+    ///
+    /// # Panics
+    ///
+    /// If the values are not whole rows.
+    pub fn choose_affine_rms_clip(&self, range: (i16, i16)) -> RmsClip {
+        self.check();
+        let factors: Vec<f32> = FACTORS.rev().map(|eighths| f32::from(eighths) / 8.0).collect();
+        let of_row = |row: &[f32]| -> Option<Vec<f64>> {
+            let energy: f64 = self.parts(row).map(squared_norm).sum();
+            let unclipped = self.affine_error(row, None, range) / energy;
+            let clipped = factors.iter().map(|&c| self.affine_error(row, Some(c), range) / energy);
+            (energy > 0.0).then(|| std::iter::once(unclipped).chain(clipped).collect())
+        };
+        let of_rows: Vec<Option<Vec<f64>>> =
+            self.values.par_chunks_exact(self.k).map(of_row).collect();
+        let (mut sums, mut rows) = (vec![0.0; factors.len() + 1], 0.0);
+        for errors in of_rows.iter().flatten() {
+            rows += 1.0;
+            sums.iter_mut().zip(errors).for_each(|(sum, error)| *sum += error);
+        }
+        let errors: Vec<f64> = sums.iter().map(|sum| sum / f64::max(rows, 1.0)).collect();
+        let unclipped_error = errors[0];
+        let mut best = RmsClip { factor: None, relative_error: unclipped_error, unclipped_error };
+        for (&factor, &error) in factors.iter().zip(&errors[1..]) {
+            if error < best.relative_error {
+                (best.factor, best.relative_error) = (Some(factor), error);
+            }
+        }
+        best
+    }
+
+    /// Squared error of a row's integers with a zero point.
+    fn affine_error(&self, row: &[f32], clip: Option<f32>, range: (i16, i16)) -> f64 {
+        let mut error = 0.0;
+        for part in self.parts(row) {
+            let (least, greatest) = match clip {
+                Some(factor) => quantize::extremes_clipped_by_rms(part, factor),
+                None => quantize::extremes(part),
+            };
+            let Affine { scale, zero } = Affine::new(least, greatest, range);
+            let (lo, hi) = (f32::from(range.0), f32::from(range.1));
+            for &x in part {
+                let q = libm::rintf((x - zero) * (1.0 / scale)).clamp(lo, hi);
+                let difference = f64::from(x) - (f64::from(scale) * f64::from(q) + f64::from(zero));
+                error += difference * difference;
+            }
+        }
+        error
     }
 
     /// A threshold for each segment, chosen by `calibrator` from the histogram of magnitudes; 0 where

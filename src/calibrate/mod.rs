@@ -114,9 +114,8 @@ pub fn calibrate(request: &Request<'_>) -> anyhow::Result<Report> {
         },
     };
     let work = output::work_folder(&output);
-    let prefix = request
-        .prefix
-        .map(|recipe| QuantizedPrefix::new(gguf, recipe, request.opening, context));
+    let prefix =
+        request.prefix.map(|recipe| QuantizedPrefix::new(gguf, recipe, request.opening, context));
     let collection = Collection {
         decoder: &decoder,
         chunks: &text.chunks,

@@ -30,12 +30,7 @@ type Quantized = HashMap<String, Arc<dyn Linear>>;
 
 impl<'a> QuantizedPrefix<'a> {
     /// Of a model, its recipe, limits and seed, and chunks of `context` tokens.
-    pub fn new(
-        gguf: &'a Gguf,
-        recipe: &'a Recipe,
-        opening: &'a Opening,
-        context: usize,
-    ) -> Self {
+    pub fn new(gguf: &'a Gguf, recipe: &'a Recipe, opening: &'a Opening, context: usize) -> Self {
         QuantizedPrefix { gguf, recipe, opening, context, quantized: Mutex::default() }
     }
 }
@@ -50,17 +45,16 @@ impl Prefix for QuantizedPrefix<'_> {
         if quantized.0 != index {
             *quantized = (index, Quantized::new());
         }
-        let missing = observed.iter().filter(|input| {
-            input.linears.iter().any(|linear| !quantized.1.contains_key(linear))
-        });
+        let missing = observed
+            .iter()
+            .filter(|input| input.linears.iter().any(|linear| !quantized.1.contains_key(linear)));
         let missing: Vec<_> = missing.cloned().collect();
         let names: Vec<_> = missing.iter().flat_map(|input| input.linears.clone()).collect();
         let calibration = Arc::new(Calibration::Memory(missing));
         let work = (self.opening.seed, self.opening.budget, Some(calibration));
         let simulated = (Simulation::default(), Arc::default());
         let target = &self.opening.target;
-        let checkpoint =
-            QuantizedCheckpoint::new(self.gguf, self.recipe, target, work, simulated)?;
+        let checkpoint = QuantizedCheckpoint::new(self.gguf, self.recipe, target, work, simulated)?;
         for name in names {
             let linear = checkpoint.linear(&name)?;
             quantized.1.insert(name, Arc::from(linear));

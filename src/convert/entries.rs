@@ -80,8 +80,9 @@ pub fn linear(
 /// How activations are scaled, as the manifest writes it.
 fn activation(scale: &ActivationScale) -> Activation {
     match scale {
-        ActivationScale::Dynamic => Activation::default(),
-        ActivationScale::RmsClip(factor) => Activation::Dynamic { rms_clip: Some(*factor) },
+        ActivationScale::Dynamic { rms_clip, asymmetric } => {
+            Activation::Dynamic { rms_clip: *rms_clip, asymmetric: *asymmetric }
+        }
         ActivationScale::Static(threshold) => Activation::Static { threshold: threshold.clone() },
     }
 }
@@ -106,8 +107,10 @@ pub fn longest_linear(plan: &LinearPlan, source: &TensorInfo, input: &InputPlan)
         relative_rms: LONGEST_NUMBER,
         mean_clip: LONGEST_NUMBER,
         activation: match plan.options.activation_scale {
-            ActivationScaling::Dynamic => Activation::default(),
-            _ => Activation::Static { threshold: vec![LONGEST_F32; plan.most_segments] },
+            ActivationScaling::Static(_) => {
+                Activation::Static { threshold: vec![LONGEST_F32; plan.most_segments] }
+            }
+            _ => Activation::Dynamic { rms_clip: Some(LONGEST_F32), asymmetric: true },
         },
         rounding: Rounding::Gptq,
         output_error: Some(LONGEST_NUMBER),

@@ -292,10 +292,16 @@ impl Totals {
         let mean_clip = self.clip / self.scales.len() as f64;
         let columns: Vec<_> = segments.iter().map(|segment| segment.columns.clone()).collect();
         let options = &job.plan().options;
+        let asymmetric = options.zero_point;
         let activation = match (options.activation_scale, job.observed) {
-            (ActivationScaling::Rms(Some(factor)), _) => ActivationScale::RmsClip(factor),
-            (choice, Some(observed)) => observed.activation(choice, options.scheme, &columns)?,
-            (_, None) => ActivationScale::Dynamic,
+            (ActivationScaling::Dynamic, _) => {
+                ActivationScale::Dynamic { rms_clip: None, asymmetric }
+            }
+            (ActivationScaling::Rms(Some(factor)), _) => {
+                ActivationScale::Dynamic { rms_clip: Some(factor), asymmetric }
+            }
+            (_, Some(observed)) => observed.activation(options, &columns),
+            (_, None) => ActivationScale::Dynamic { rms_clip: None, asymmetric },
         };
         Ok(ConvertedLinear {
             correction: (!self.corrections.is_empty()).then_some(self.corrections),

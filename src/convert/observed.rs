@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use anyhow::Context;
-use tessera_calibration::clip::TensorStatistics;
-use tessera_calibration::gptq::{self, Factor};
+use tessera_calibration::activation_scale::RotatedRows;
+use tessera_calibration::gptq::{self, Descent, Factor};
 use tessera_calibration::hessian::{self, RotatedHessian};
 use tessera_calibration::retarget::Retarget;
 use tessera_calibration::statistics::InputStatistics;
@@ -35,10 +35,20 @@ pub struct Observed {
     /// Rotated mean inputs: of all rows, or of each expert's.
     means: Vec<Vec<f32>>,
     /// Of all rows, or of each expert's; empty where there are no Hessians or nobody needs them.
-    factors: Vec<Factor>,
+    hessians: Vec<Hessian>,
     /// What rows of weights are multiplied by, where the rows that were observed are a quantized
     /// model's.
     retarget: Option<Retarget>,
+}
+
+/// A rotated Hessian, and what GPTQ needs of it.
+pub struct Hessian {
+    /// The second moments.
+    pub moments: RotatedHessian,
+    /// For the sweep.
+    pub factor: Factor,
+    /// For the descent.
+    pub descent: Descent,
 }
 
 /// Rotated mean inputs of a matrix.
@@ -83,8 +93,8 @@ impl Observed {
             size: basis.rotation.size(),
             rows: basis.rotate(&statistics.rows),
             means: means(statistics, experts.is_some(), basis),
-            factors: match gptq {
-                Some(options) => factors(statistics, experts.is_some(), basis, &options)?,
+            hessians: match gptq {
+                Some(options) => hessians(statistics, experts.is_some(), basis, &options)?,
                 None => Vec::new(),
             },
             retarget: match gptq {
@@ -94,9 +104,9 @@ impl Observed {
         })
     }
 
-    /// The factor of the Hessian of a matrix's input.
-    pub fn factor(&self, matrix: usize) -> Option<&Factor> {
-        of_matrix(&self.factors, matrix)
+    /// The Hessian of a matrix's input.
+    pub fn hessian(&self, matrix: usize) -> Option<&Hessian> {
+        of_matrix(&self.hessians, matrix)
     }
 
     /// Mean inputs of a matrix; none where they are not known.
@@ -109,43 +119,26 @@ impl Observed {
         self.retarget.as_ref().map(|retarget| retarget.apply(weights))
     }
 
-    /// How rows of activations get their scales.
+    /// How rows of activations get their scales, where that is found from what was observed.
     pub fn activation(
         &self,
-        choice: ActivationScaling,
-        scheme: Scheme,
+        options: &LinearOptions,
         segments: &[Range<usize>],
-    ) -> anyhow::Result<ActivationScale> {
-        if scheme == Scheme::W16A16 {
-            return Ok(ActivationScale::Dynamic);
+    ) -> ActivationScale {
+        let asymmetric = options.zero_point;
+        if self.rows.is_empty() {
+            return ActivationScale::Dynamic { rms_clip: None, asymmetric };
         }
-        let qmax = activation_qmax(scheme);
-        let columns = |segment: &Range<usize>| {
-            let columns = segment.start.min(self.size)..segment.end.min(self.size);
-            let rows = self.rows.chunks_exact(self.size);
-            rows.flat_map(|row| row[columns.clone()].iter().copied()).collect::<Vec<_>>()
+        let rows = RotatedRows { values: &self.rows, k: self.size, segments };
+        let qmax = activation_qmax(options.scheme);
+        if let ActivationScaling::Static(calibrator) = options.activation_scale {
+            return ActivationScale::Static(rows.thresholds(qmax, calibrator));
+        }
+        let found = match asymmetric {
+            true => rows.choose_affine_rms_clip(activation_range(options.scheme)),
+            false => rows.choose_rms_clip(qmax),
         };
-        Ok(match choice {
-            ActivationScaling::Dynamic => ActivationScale::Dynamic,
-            ActivationScaling::Rms(Some(factor)) => ActivationScale::RmsClip(factor),
-            _ if self.rows.is_empty() => ActivationScale::Dynamic,
-            ActivationScaling::Rms(None) => {
-                // Columns of a rotated row are exchangeable: the first segment speaks for all.
-                let Some(first) = segments.first() else { return Ok(ActivationScale::Dynamic) };
-                let _ = columns(first);
-                if qmax > 7 { ActivationScale::Dynamic } else { ActivationScale::RmsClip(2.75) }
-            }
-            ActivationScaling::Static(calibrator) => ActivationScale::Static(
-                segments
-                    .iter()
-                    .map(|segment| {
-                        let mut histogram = TensorStatistics::new();
-                        histogram.add(&columns(segment));
-                        histogram.scale(qmax, calibrator) * f32::from(qmax)
-                    })
-                    .collect(),
-            ),
-        })
+        ActivationScale::Dynamic { rms_clip: found.factor, asymmetric }
     }
 }
 
@@ -171,6 +164,15 @@ impl Basis<'_> {
 
     fn hessian(self, hessian: &[f32], weight: f64) -> RotatedHessian {
         hessian::rotate(hessian, weight, self.vector, self.rotation)
+    }
+}
+
+/// Integers of an activation with a zero point.
+fn activation_range(scheme: Scheme) -> (i16, i16) {
+    match scheme {
+        Scheme::W4A4 => (-8, 7),
+        Scheme::W4A8 => Digits::default().range(),
+        Scheme::W8A8 | Scheme::W16A16 => (-128, 127),
     }
 }
 
@@ -210,15 +212,19 @@ fn means(statistics: &InputStatistics, of_experts: bool, basis: Basis<'_>) -> Ve
         .collect()
 }
 
-/// Factors of the Hessians: of each expert's, or of that of all rows.
-fn factors(
+/// Hessians: each expert's, or that of all rows.
+fn hessians(
     statistics: &InputStatistics,
     of_experts: bool,
     basis: Basis<'_>,
     options: &LinearOptions,
-) -> anyhow::Result<Vec<Factor>> {
+) -> anyhow::Result<Vec<Hessian>> {
     let settings = gptq::Options { damping: options.damping, act_order: options.act_order };
-    let factor = |hessian: &RotatedHessian| Factor::new(hessian, &settings).context("its Hessian");
+    let prepare = |moments: RotatedHessian| {
+        let factor = Factor::new(&moments, &settings).context("its Hessian")?;
+        let descent = Descent::new(&moments, &factor);
+        anyhow::Ok(Hessian { moments, factor, descent })
+    };
     let pooled = match &statistics.hessian {
         Some(hessian) => basis.hessian(hessian, statistics.robust_weight),
         None if statistics.sampled() >= LEAST_ROWS => {
@@ -227,7 +233,7 @@ fn factors(
         None => return Ok(Vec::new()),
     };
     if !of_experts || statistics.experts.iter().all(|expert| expert.hessian.is_none()) {
-        return Ok(vec![factor(&pooled)?]);
+        return Ok(vec![prepare(pooled)?]);
     }
     let pool = statistics.hessian.as_deref().unwrap_or_default();
     let experts = statistics.experts.iter();
@@ -237,9 +243,9 @@ fn factors(
                 let own = (hessian.as_slice(), expert.hessian_weight);
                 let pool = (pool, statistics.robust_weight);
                 let (sum, weight) = hessian::shrink(own, pool, POOLED_TOKENS);
-                factor(&basis.hessian(&sum, weight))
+                prepare(basis.hessian(&sum, weight))
             }
-            _ => factor(&pooled),
+            _ => prepare(pooled.clone()),
         })
         .collect()
 }

@@ -4,17 +4,20 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use tessera_calibration::clip;
-use tessera_calibration::gptq::{self, Factor};
+use tessera_calibration::gptq;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
 use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
 use tessera_runtime::quantize;
 
-use super::observed::Observed;
+use super::observed::{Hessian, Observed};
 use super::plan::LinearPlan;
 use super::rows::{RowBuffer, RowSource};
 use super::scales::Scales;
 use crate::options::{Certificate, Rounding, ScaleType};
+
+/// Refits of scales, each followed by a descent of the integers, after GPTQ.
+const DESCENTS: usize = 4;
 
 /// Quantizes the panels of one linear.
 #[derive(Clone, Copy)]
@@ -141,9 +144,9 @@ impl PanelQuantizer<'_> {
         }
         match (self.plan().options.rounding, self.observed, self.plan().engine().qmax()) {
             (Rounding::Gptq, Some(observed), Some(qmax)) => {
-                match observed.factor(rows.start / self.plan().n) {
-                    Some(factor) => {
-                        let by = (observed, factor, qmax);
+                match observed.hessian(rows.start / self.plan().n) {
+                    Some(hessian) => {
+                        let by = (observed, hessian, qmax);
                         self.compensated(rows, bytes, segments, by, scratch, tiles)
                     }
                     None => self.nearest(rows, bytes, segments, scratch, tiles),
@@ -208,7 +211,7 @@ impl PanelQuantizer<'_> {
         rows: Range<usize>,
         bytes: &[u8],
         segments: &[SegmentPlan],
-        (observed, factor, qmax): (&Observed, &Factor, i8),
+        (observed, hessian, qmax): (&Observed, &Hessian, i8),
         scratch: &mut Scratch,
         tiles: &mut [u8],
     ) -> anyhow::Result<PanelResult> {
@@ -235,15 +238,22 @@ impl PanelQuantizer<'_> {
         let mut integers = vec![0i8; m * size];
         let values = target;
         let batch = gptq::Rows { values, scales: &scales, segments: &ranges, qmax };
-        for outcome in batch.quantize(factor, &mut integers) {
-            result.losses.found +=
-                if outcome.kept_rounding { outcome.rounding_loss } else { outcome.loss };
-            result.losses.rounding += outcome.rounding_loss;
-            result.losses.output += outcome.output_error;
+        let rounded = batch.quantize(&hessian.factor, &mut integers);
+        for _ in 0..DESCENTS {
+            refit(values, &mut scales, hessian, &integers);
+            self.shorten(&mut scales);
+            let batch = gptq::Rows { values, scales: &scales, segments: &ranges, qmax };
+            batch.descend(&hessian.descent, 1, &mut integers);
         }
-        let zeros = vec![0i8; m * size];
-        let energies = batch.losses(factor, &zeros);
-        result.losses.energy += energies.iter().map(|loss| loss.output_error).sum::<f64>();
+        let batch = gptq::Rows { values, scales: &scales, segments: &ranges, qmax };
+        let found = batch.losses(&hessian.factor, &integers);
+        let energies = batch.losses(&hessian.factor, &vec![0; m * size]);
+        for ((found, rounded), energy) in found.iter().zip(&rounded).zip(&energies) {
+            result.losses.found += found.damped;
+            result.losses.rounding += rounded.rounding_loss;
+            result.losses.output += found.output_error;
+            result.losses.energy += energy.output_error;
+        }
         let means = self.means(rows.start);
         for lane in 0..m {
             let mut start = 0;
@@ -286,9 +296,18 @@ impl PanelQuantizer<'_> {
     ) -> f32 {
         let unpadded = weights.len().min(self.source.transform.size() - start);
         let scale = self.scales.integer_scale(&weights[..unpadded], qmax, (row, start), scratch);
-        match self.plan().options.scale_type {
-            ScaleType::F32 => scale,
-            ScaleType::Bf16 => shorten(scale),
+        let mut scale = [scale];
+        self.shorten(&mut scale);
+        scale[0]
+    }
+
+    /// Makes scales as short as the pack holds them, none smaller than the least normal one.
+    fn shorten(&self, scales: &mut [f32]) {
+        if self.plan().options.scale_type == ScaleType::Bf16 {
+            for scale in scales {
+                let short = bf16::from_f32(*scale).to_f32();
+                *scale = short.clamp(f32::MIN_POSITIVE, bf16::MAX.to_f32());
+            }
         }
     }
 
@@ -331,7 +350,7 @@ impl PanelQuantizer<'_> {
             Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),
             _ => tiles::pack_row_i8(integers, lane, tiles),
         }
-        let range = self.plan().options.scheme.activation_range(false);
+        let range = self.plan().options.scheme.activation_range(self.plan().options.zero_point);
         let bound = range.map(|(low, high)| RowSums::new(integers).bound(low.into(), high.into()));
         let fits = bound.is_none_or(|bound| bound.fits(engine));
         let must_fit = self.plan().options.certificate == Certificate::Static;
@@ -339,9 +358,33 @@ impl PanelQuantizer<'_> {
     }
 }
 
-/// The scale that 16 bits hold, none smaller than the least normal one.
-fn shorten(scale: f32) -> f32 {
-    bf16::from_f32(scale).to_f32().clamp(f32::MIN_POSITIVE, bf16::MAX.to_f32())
+/// Replaces the scales of rows of one segment by those of least loss for their integers,
+/// `s = q·H·w / q·H·q`, where these are positive.
+fn refit(values: &[f32], scales: &mut [f32], hessian: &Hessian, integers: &[i8]) {
+    let k = hessian.moments.k();
+    if scales.len() * k != values.len() {
+        return;
+    }
+    let scaled = |integers: &[i8], scale: f32| -> Vec<f32> {
+        integers.iter().map(|&q| f32::from(q) * scale).collect()
+    };
+    let quantized: Vec<f32> =
+        integers.chunks_exact(k).zip(&*scales).flat_map(|(q, &scale)| scaled(q, scale)).collect();
+    let errors: Vec<f32> = values.iter().zip(&quantized).map(|(w, q)| w - q).collect();
+    let of_weights = hessian.moments.forms(values);
+    let of_integers = hessian.moments.forms(&quantized);
+    let of_errors = hessian.moments.forms(&errors);
+    for (row, scale) in scales.iter_mut().enumerate() {
+        // w = ŵ + e: ŵ·H·e from the forms of all three.
+        let cross = 0.5 * (of_weights[row] - of_integers[row] - of_errors[row]);
+        let factor = 1.0 + cross / of_integers[row];
+        if factor.is_finite() && factor > 0.0 {
+            let found = to_f32(f64::from(*scale) * factor);
+            if found.is_normal() {
+                *scale = found;
+            }
+        }
+    }
 }
 
 /// Σ (w − scale·r)² in f64, for rows whose squares f32 does not hold.

@@ -75,12 +75,17 @@ pub struct Overrides {
     pub retarget: Option<f64>,
 
     /// How rows of activations get their scales: `dynamic`, `rms`, `rms:FACTOR`, `static:METHOD`
-    /// [default: rms with statistics, dynamic without]
+    /// [default: rms for w4a4 with statistics, else dynamic]
     #[arg(long, value_name = "HOW", help_heading = "Quantization")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_scale: Option<ActivationScaling>,
 
-    /// Add what outputs lack on average [default: true with statistics]
+    /// Give rows of activations a zero point beside their scale [default: true for w8a8 and w4a4]
+    #[arg(long, value_name = "BOOL", help_heading = "Quantization")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_point: Option<bool>,
+
+    /// Add what outputs lack on average [default: false]
     #[arg(long, value_name = "BOOL", help_heading = "Quantization")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bias_correction: Option<bool>,
@@ -121,6 +126,7 @@ impl Overrides {
             act_order: other.act_order.or(self.act_order),
             retarget: other.retarget.or(self.retarget),
             activation_scale: other.activation_scale.or(self.activation_scale),
+            zero_point: other.zero_point.or(self.zero_point),
             bias_correction: other.bias_correction.or(self.bias_correction),
             sign_trials: other.sign_trials.or(self.sign_trials),
             scale_type: other.scale_type.or(self.scale_type),
@@ -166,6 +172,7 @@ impl Overrides {
             Scheme::W4A4 | Scheme::W4A8 => Calibrator::Mse,
             Scheme::W8A8 | Scheme::W16A16 => Calibrator::Amax,
         });
+        let is_static = matches!(self.activation_scale, Some(ActivationScaling::Static(_)));
         let if_observed = |with, without| if observed { with } else { without };
         LinearOptions {
             scheme,
@@ -177,12 +184,17 @@ impl Overrides {
             damping: self.damping.unwrap_or(DAMPING),
             act_order: self.act_order.unwrap_or(true),
             retarget: self.retarget.unwrap_or(RETARGET),
-            activation_scale: self.activation_scale.unwrap_or(if observed {
-                ActivationScaling::Rms(None)
-            } else {
-                ActivationScaling::Dynamic
-            }),
-            bias_correction: self.bias_correction.unwrap_or(observed),
+            activation_scale: self.activation_scale.unwrap_or(
+                if observed && scheme == Scheme::W4A4 {
+                    ActivationScaling::Rms(None)
+                } else {
+                    ActivationScaling::Dynamic
+                },
+            ),
+            zero_point: self
+                .zero_point
+                .unwrap_or(!is_static && matches!(scheme, Scheme::W8A8 | Scheme::W4A4)),
+            bias_correction: self.bias_correction.unwrap_or(false),
             sign_trials: self.sign_trials.unwrap_or(1),
             scale_type: self.scale_type.unwrap_or(ScaleType::F32),
             certificate: self.certificate.unwrap_or(Certificate::Static),
@@ -198,6 +210,7 @@ impl Overrides {
             ("certificate", self.certificate == Some(Certificate::Static)),
             ("rotation", self.rotation == Some(RotationChoice::Block)),
             ("rounding", self.rounding == Some(Rounding::Gptq)),
+            ("zero_point", self.zero_point == Some(true)),
             ("bias_correction", self.bias_correction == Some(true)),
             ("sign_trials", self.sign_trials.is_some_and(|trials| trials != 1)),
             ("scale_type", self.scale_type == Some(ScaleType::Bf16)),
@@ -228,6 +241,7 @@ impl Overrides {
             act_order: true,
             retarget: 0.0,
             activation_scale: self.activation_scale.unwrap_or(ActivationScaling::Dynamic),
+            zero_point: false,
             bias_correction: false,
             sign_trials: 1,
             scale_type: ScaleType::F32,
@@ -264,6 +278,8 @@ pub struct LinearOptions {
     pub retarget: f64,
     /// How rows of activations get their scales.
     pub activation_scale: ActivationScaling,
+    /// Whether rows of activations have a zero point.
+    pub zero_point: bool,
     /// Whether the mean error of outputs is added to them.
     pub bias_correction: bool,
     /// Sign vectors that are tried for its input.
@@ -306,8 +322,14 @@ impl LinearOptions {
         if !(1..=MOST_SIGN_TRIALS).contains(&self.sign_trials) {
             return Err(format!("`sign-trials` must be from 1 to {MOST_SIGN_TRIALS}"));
         }
+        if self.zero_point && matches!(self.activation_scale, ActivationScaling::Static(_)) {
+            return Err("a static scale has no zero point: leave `zero-point` out".to_owned());
+        }
         if self.scheme != Scheme::W16A16 {
             return Ok(());
+        }
+        if self.zero_point {
+            return Err("w16a16 has no integers for `zero-point`".to_owned());
         }
         if self.rounding == Rounding::Gptq {
             return Err("GPTQ rounds to integers, and w16a16 has none".to_owned());
