@@ -6,3 +6,4 @@ pub mod equalize;
 pub mod gptq;
 pub mod hessian;
 pub mod rk_llama;
+pub mod signs;
