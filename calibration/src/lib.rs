@@ -10,4 +10,5 @@ pub mod hessian;
 pub mod imatrix;
 pub mod retarget;
 pub mod rk_llama;
+pub mod signs;
 pub mod statistics;

@@ -16,6 +16,7 @@ pub mod histogram_kl;
 mod percentile;
 mod squared_error;
 mod tensor;
+mod weighted;
 
 pub use tensor::TensorStatistics;
 
@@ -110,6 +111,7 @@ pub struct Scratch {
     percentile: percentile::Scratch,
     squared_error: squared_error::Scratch,
     kl: histogram_kl::Scratch,
+    weighted: weighted::Scratch,
 }
 
 /// The scale of one row (or of a segment of one) for integers in ±`qmax`: `clip / qmax`, by
@@ -142,6 +144,34 @@ pub fn channel_scale(row: &[f32], qmax: i8, calibrator: Calibrator, scratch: &mu
         _ => amax,
     };
     scale_of(clip, qmax)
+}
+
+/// The scale of one row (or of a segment of one) whose columns do not matter alike: least
+/// `Σ h·(w - scale·q)²`, where h, the `importance` of a column, is the mean square of its input, as an
+/// importance matrix or the diagonal of a Hessian has it. For inputs that are not rotated; a rotation
+/// makes columns alike.
+///
+/// Over clips `amax · m/64`, the larger where two are equal: m = 64, 63, …, 8 up to `qmax` 7, above it
+/// every fourth from 64 to 16 and then the neighbours of the least. Where importances are negative or not finite, or all are zero, and where amax is
+/// below 2^-100, that of [`Calibrator::Mse`].
+///
+/// # Panics
+///
+/// If `importance` is not as long as `row`.
+pub fn channel_scale_weighted(
+    row: &[f32],
+    importance: &[f32],
+    qmax: i8,
+    scratch: &mut Scratch,
+) -> f32 {
+    assert_eq!(row.len(), importance.len(), "an importance for each column");
+    let amax = amax(row);
+    let usable = importance.iter().all(|h| h.is_finite() && *h >= 0.0)
+        && importance.iter().any(|&h| h > 0.0);
+    if !usable || amax < LEAST_AMAX {
+        return channel_scale(row, qmax, Calibrator::Mse, scratch);
+    }
+    scale_of(weighted::clip(row, importance, amax, qmax, &mut scratch.weighted), qmax)
 }
 
 #[cfg(test)]
