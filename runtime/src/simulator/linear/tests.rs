@@ -236,7 +236,7 @@ impl Case {
                             (
                                 products.sum::<f64>() as f32,
                                 row_scale,
-                                asymmetric.then(|| zero * weights * scale),
+                                asymmetric.then_some(zero * weights * scale),
                             )
                         }
                     };
