@@ -29,8 +29,8 @@ pub enum CollectError {
     },
     /// The budget does not suffice.
     #[error(
-        "a memory budget of {budget} bytes is too small: chunks of {context} tokens need {needed}, of \
-         which {hessians} are for Hessians"
+        "a memory budget of {budget} bytes is too small: chunks of {context} tokens need {needed}{}",
+        of_which(*hessians)
     )]
     Budget {
         /// Tokens of a chunk.
@@ -162,6 +162,13 @@ fn place(layer: &Option<usize>) -> String {
 
 fn observed(layer: &Option<usize>) -> String {
     layer.map_or("the head".to_owned(), |layer| format!("layer {layer}"))
+}
+
+fn of_which(hessians: u64) -> String {
+    match hessians {
+        0 => String::new(),
+        bytes => format!(", of which {bytes} are for Hessians"),
+    }
 }
 
 fn shown(path: &Path) -> String {

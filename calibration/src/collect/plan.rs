@@ -4,6 +4,7 @@ use tessera_runtime::perplexity::evaluate::LayeredModel;
 
 use super::observer::{InputShape, head_input, inputs_of};
 use super::{CollectError, Collection};
+use crate::statistics::ObservationOptions;
 
 /// Rows that pass through a layer in a call, where chunks are short enough. It does not depend on the
 /// budget: in which order rows come to experts, and so the order of sums, follows from it.
@@ -34,35 +35,20 @@ impl Plan {
         let states = row.saturating_mul(wide(context)).saturating_mul(wide(chunks.len()));
         let states = states.saturating_mul(streams);
 
-        let without = crate::statistics::ObservationOptions { hessians: false, ..options.clone() };
-        let taken = |input: &InputShape| options.memory(input.k, input.experts);
-        let (mut loaded, mut hessians) = (0, 0);
-        for layer in 0..decoder.model().layers {
-            let inputs = inputs_of(decoder, layer)
-                .map_err(|source| CollectError::Model { layer: Some(layer), source })?;
-            let all = sum(inputs.iter().map(taken));
-            let bytes = decoder.layer_bytes(layer).saturating_add(all);
-            if bytes > loaded {
-                loaded = bytes;
-                let plain = inputs.iter().map(|input| without.memory(input.k, input.experts));
-                hessians = all.saturating_sub(sum(plain));
-            }
-            // When the file is put together, an input is in memory with a copy of its Hessian.
-            for input in &inputs {
-                loaded = loaded.max(taken(input).saturating_mul(2));
-            }
-        }
-        loaded = loaded.max(taken(&head_input(decoder)));
-
-        let threads = wide(rayon::current_num_threads());
-        let fixed = PROCESS_BYTES.saturating_add(THREAD_BYTES.saturating_mul(threads));
-        let fixed = fixed.saturating_add(loaded);
         let most = chunks.len().max(1);
         let call = ROWS_OF_A_CALL.checked_div(context).unwrap_or(1).clamp(1, most);
+        let threads = wide(rayon::current_num_threads());
         // A call's states, twice while those of an unchanged input are kept beside.
-        let rows = wide(context).saturating_mul(wide(call));
-        let scratch = LayeredModel::scratch_bytes(*decoder, call, context);
-        let needed = fixed.saturating_add(scratch).saturating_add(rows.saturating_mul(2 * row));
+        let rows = wide(context).saturating_mul(wide(call)).saturating_mul(2 * row);
+        let beside = sum([
+            PROCESS_BYTES,
+            THREAD_BYTES.saturating_mul(threads),
+            LayeredModel::scratch_bytes(*decoder, call, context),
+            rows,
+        ]);
+        let needed = beside.saturating_add(largest(collection, options)?);
+        let without = ObservationOptions { hessians: false, ..options.clone() };
+        let hessians = needed.saturating_sub(beside.saturating_add(largest(collection, &without)?));
         let with_states = needed.saturating_add(states);
         match collection.work {
             Some(_) if states <= budget / 2 && with_states <= budget => {
@@ -78,6 +64,25 @@ impl Plan {
     }
 }
 
+/// Bytes of the largest layer with its statistics, of the head's, or of an input while the file is put
+/// together: then it is in memory with a copy of its Hessian.
+fn largest(collection: &Collection<'_>, options: &ObservationOptions) -> Result<u64, CollectError> {
+    let decoder = collection.decoder;
+    let held = |input: &InputShape| options.memory(input.k, input.experts);
+    let working = |input: &InputShape| ObservationOptions::working_memory(input.k, input.experts);
+    let head = head_input(decoder);
+    let mut largest = held(&head).saturating_add(working(&head));
+    for layer in 0..decoder.model().layers {
+        let inputs = inputs_of(decoder, layer)
+            .map_err(|source| CollectError::Model { layer: Some(layer), source })?;
+        let all = inputs.iter().map(held).chain([decoder.layer_bytes(layer)]);
+        let all = sum(all.chain(inputs.iter().map(working).max()));
+        let copied = inputs.iter().map(held).max().unwrap_or(0).saturating_mul(2);
+        largest = largest.max(all).max(copied);
+    }
+    Ok(largest)
+}
+
 /// Bytes of so many f32.
 fn bytes(values: usize) -> u64 {
     wide(values).saturating_mul(4)
@@ -87,6 +92,6 @@ fn wide(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-fn sum(values: impl Iterator<Item = u64>) -> u64 {
-    values.fold(0, u64::saturating_add)
+fn sum(values: impl IntoIterator<Item = u64>) -> u64 {
+    values.into_iter().fold(0, u64::saturating_add)
 }

@@ -69,24 +69,35 @@ impl ObservationOptions {
         if self.hessians && k > self.hessian_limit { self.rows_large } else { self.rows }
     }
 
-    /// Bytes that an [`Accumulator`] takes, about, with what it needs for a moment while rows are
-    /// added.
+    /// Bytes that an [`Accumulator`] holds, about: its sums, its sample, and rows that wait for a unit.
     pub fn memory(&self, k: usize, experts: Option<usize>) -> u64 {
-        let row = (k as u128).saturating_mul(size_of::<f32>() as u128);
-        let unit = if experts.is_some() { EXPERTS_UNIT } else { UNIT };
         let hessians = match experts {
             Some(experts) if self.has_expert_hessians(k, experts) => experts as u128 + 1,
             _ if self.has_hessian(k) => 1,
             _ => 0,
         };
-        // Three sums in f64 of the input and of each expert; a unit that waits, one that is weighted
-        // and one of a single expert; twice the sample, and its copy.
+        // Three sums in f64 of the input and of each expert; twice the sample.
         let sums = (experts.unwrap_or(0) as u128 + 1) * 6;
-        let rows = sums + 3 * unit as u128 + 3 * self.sampled(k) as u128;
-        let bytes =
-            hessians.saturating_mul(hessian_bytes(k)).saturating_add(row.saturating_mul(rows));
+        let rows = sums + unit(experts) as u128 + 2 * self.sampled(k) as u128;
+        let bytes = hessians.saturating_mul(hessian_bytes(k)).saturating_add(row_bytes(k) * rows);
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
+
+    /// Bytes that an [`Accumulator`] takes beside, about, while it adds rows: a unit with its weights,
+    /// and the rows of one expert in it.
+    pub fn working_memory(k: usize, experts: Option<usize>) -> u64 {
+        let units = if experts.is_some() { 2 } else { 1 };
+        u64::try_from(row_bytes(k) * units * unit(experts) as u128).unwrap_or(u64::MAX)
+    }
+}
+
+/// Rows that are added at a time.
+fn unit(experts: Option<usize>) -> usize {
+    if experts.is_some() { EXPERTS_UNIT } else { UNIT }
+}
+
+fn row_bytes(k: usize) -> u128 {
+    k as u128 * size_of::<f32>() as u128
 }
 
 /// Bytes of a Hessian.
