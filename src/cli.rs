@@ -119,9 +119,29 @@ pub struct ConvertArguments {
     #[arg(long, value_name = "STATS", help_heading = "Calibration", conflicts_with = "dataset")]
     pub calibration: Option<PathBuf>,
 
-    /// Texts to calibrate on before converting, as `tessera calibrate` takes them
+    /// Texts to calibrate on before converting, behind quantized layers, as `tessera calibrate` with
+    /// the same options does; `built-in` for the text that tessera carries
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Calibration")]
     pub dataset: Vec<PathBuf>,
+
+    /// Field of the lines of `.jsonl` files that holds the text [default: text]
+    #[arg(long, value_name = "NAME", requires = "dataset", help_heading = "Calibration")]
+    pub field: Option<String>,
+
+    /// Tokens to calibrate on [default: 32768]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 32768,
+        hide_default_value = true,
+        requires = "dataset",
+        help_heading = "Calibration"
+    )]
+    pub tokens: usize,
+
+    /// Tokens of a chunk to calibrate on [default: 512, or what the model was trained for]
+    #[arg(long, value_name = "N", requires = "dataset", help_heading = "Calibration")]
+    pub ctx: Option<usize>,
 
     /// Seed of every random choice [default: 0]
     #[arg(

@@ -6,7 +6,10 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
+use crate::convert::roles;
+use crate::hash::hex;
 use crate::options::{LinearOptions, Overrides, Preset, SchemeChoice};
 
 /// Largest recipe that is read, in bytes.
@@ -117,7 +120,12 @@ impl Recipe {
 
     /// Options of the tensor `name`; `None` when it is carried. The error names the contradiction.
     pub fn options(&self, name: &str) -> Result<Option<LinearOptions>, String> {
-        self.given(name).resolve(self.statistics)
+        let mut given = self.given(name);
+        // As llama.cpp does in its files of four bits: the head's errors go straight into the logits.
+        if given.preset == Some(Preset::W4) && given.scheme.is_none() && name == roles::HEAD {
+            given.scheme = Some(SchemeChoice::W8A8);
+        }
+        given.resolve(self.statistics)
     }
 
     /// Whether a rule declares `name` a linear, although by its name it would be carried.
@@ -131,6 +139,11 @@ impl Recipe {
 
     fn matching(&self, name: &str) -> impl DoubleEndedIterator<Item = &Rule> {
         self.rules.iter().filter(move |rule| rule.pattern.is_match(name))
+    }
+
+    /// A name that no other recipe has, for statistics that were observed behind its layers.
+    pub fn fingerprint(&self) -> String {
+        format!("{} {}", self.summary(), hex(&Sha256::digest(self.record().to_string())))
     }
 
     /// The recipe as it is recorded in a manifest.

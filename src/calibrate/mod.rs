@@ -6,19 +6,16 @@ mod report;
 mod text;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use sha2::{Digest, Sha256};
 use tessera_calibration::collect::{Collection, Prefix};
-use tessera_calibration::statistics::{self, CollectionOptions, FileDigest, ObservationOptions};
+use tessera_calibration::statistics::{self, CollectionOptions, ObservationOptions};
 use tessera_calibration::statistics::{Provenance, StatisticsFile};
 use tessera_formats::escape::Escaped;
-use tessera_formats::gguf::Gguf;
 use tessera_runtime::decoder::Decoder;
 
-use crate::hash::{hash_file, hex};
+use crate::convert::calibration::digests;
 use crate::inspect::is_for_gguf;
 use crate::models::{self, How, Model, ModelSpec, Opening};
 use crate::progress::Progress;
@@ -61,7 +58,7 @@ pub struct Request<'a> {
 const CONTEXT: usize = 512;
 
 /// What states pass through before an input that is observed: the model's own layers.
-const FLOAT: &str = "float";
+pub const FLOAT: &str = "float";
 
 /// Observes a model; on an error nothing stands under the file's name.
 pub fn calibrate(request: &Request<'_>) -> anyhow::Result<Report> {
@@ -105,10 +102,7 @@ pub fn calibrate(request: &Request<'_>) -> anyhow::Result<Report> {
             rows: u64::try_from(options.rows)?,
             rows_large: u64::try_from(options.rows_large)?,
             prefix: match request.prefix {
-                Some(recipe) => {
-                    let record = serde_json::to_vec(&recipe.record())?;
-                    format!("{} {}", recipe.summary(), hex(&Sha256::digest(record)))
-                }
+                Some(recipe) => recipe.fingerprint(),
                 None => FLOAT.to_owned(),
             },
         },
@@ -164,14 +158,4 @@ fn context(request: &Request<'_>, decoder: &Decoder<'_>) -> anyhow::Result<usize
         );
     }
     Ok(context)
-}
-
-/// The model's files.
-fn digests(gguf: &Gguf) -> anyhow::Result<Vec<FileDigest>> {
-    let never = AtomicBool::new(false);
-    let digest = |path: &Path, bytes| {
-        let name = crate::convert::recorded_name(path);
-        Ok(FileDigest { name, bytes, sha256: hash_file(path, &never)? })
-    };
-    gguf.shards().iter().map(|shard| digest(shard.path(), shard.len())).collect()
 }

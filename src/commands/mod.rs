@@ -10,14 +10,12 @@ mod run;
 mod verify;
 
 use std::io::{ErrorKind, Write};
-use std::sync::Arc;
 
 use anyhow::{Context, anyhow, ensure};
 use tessera_formats::npu::Target;
 
 use crate::cli::{Command, RunningArguments};
 use crate::convert::budget::Budget;
-use crate::convert::calibration::Calibration;
 use crate::exit::Verdict;
 use crate::models::Opening;
 use crate::recipe::Recipe;
@@ -55,11 +53,7 @@ fn opening(arguments: &RunningArguments, seed: u64) -> anyhow::Result<Opening> {
         cpu_like: arguments.cpu_like,
         options,
         recipe: recipe.map(|path| Recipe::read(path, options)).transpose()?,
-        calibration: arguments
-            .calibration
-            .as_deref()
-            .map(|path| Calibration::open(path).map(Arc::new))
-            .transpose()?,
+        calibration: arguments.calibration.clone(),
         target: target(&arguments.target)?,
         seed,
         budget: Budget {

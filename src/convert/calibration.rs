@@ -1,16 +1,20 @@
 //! What a calibration observed, looked up for the inputs of a plan.
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, ensure};
-use tessera_calibration::statistics::{FileDigest, InputStatistics, Provenance, StatisticsFile};
+use tessera_calibration::imatrix::ImportanceMatrix;
+use tessera_calibration::statistics::{FileDigest, InputStatistics, StatisticsFile};
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::{Gguf, Shard};
 use tessera_formats::pack::manifest;
 
 use super::output::recorded_name;
 use super::plan::{InputPlan, Plan};
+use super::roles;
 use crate::hash::hash_file;
 
 /// Statistics of a model's inputs.
@@ -18,8 +22,6 @@ use crate::hash::hash_file;
 pub enum Calibration {
     /// A statistics file.
     File {
-        /// Where it is.
-        path: PathBuf,
         /// The file, whose large tensors are read when they are asked for.
         file: Box<StatisticsFile>,
         /// SHA-256 of the file.
@@ -30,29 +32,40 @@ pub enum Calibration {
 }
 
 impl Calibration {
-    /// Opens a file.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let file = Box::new(StatisticsFile::open(path)?);
-        let sha256 = hash_file(path, &AtomicBool::new(false))?;
-        Ok(Calibration::File { path: path.to_owned(), file, sha256 })
-    }
-
-    /// Where the statistics of a file come from.
-    pub fn provenance(&self) -> Option<&Provenance> {
-        match self {
-            Calibration::File { file, .. } => Some(file.provenance()),
-            Calibration::Memory(_) => None,
+    /// Opens a statistics file, or an importance matrix of llama.cpp, and refuses what is not of the
+    /// model.
+    pub fn open(path: &Path, gguf: &Gguf) -> anyhow::Result<Self> {
+        if is_importance_matrix(path)? {
+            let channels = |name: &str| {
+                // A head that shares the embedding is a linear of its own.
+                let name = if name == roles::HEAD && gguf.tensor(name).is_none() {
+                    roles::EMBEDDING
+                } else {
+                    name
+                };
+                usize::try_from(*gguf.tensor(name)?.dims.first()?).ok()
+            };
+            let statistics = ImportanceMatrix::read(path)?.to_statistics(channels)?;
+            return Ok(Calibration::Memory(statistics.inputs));
         }
+        let file = Box::new(StatisticsFile::open(path)?);
+        if !file.provenance().model.is_empty() {
+            let checked = file.provenance().check_model(&digests(gguf)?);
+            checked.with_context(|| format!("`{}`", path.display()))?;
+        }
+        let sha256 = hash_file(path, &AtomicBool::new(false))?;
+        Ok(Calibration::File { file, sha256 })
     }
 
-    /// Refuses a model that the statistics are not of.
-    pub fn check(&self, gguf: &Gguf) -> anyhow::Result<()> {
+    /// What the layers before an input were that it was observed behind, and the seed, where the
+    /// statistics are of a file.
+    pub fn prefix(&self) -> Option<(&str, u64)> {
         match self {
-            Calibration::File { path, file, .. } if !file.provenance().model.is_empty() => file
-                .provenance()
-                .check_model(&digests(gguf)?)
-                .with_context(|| format!("`{}`", path.display())),
-            _ => Ok(()),
+            Calibration::File { file, .. } => {
+                let provenance = file.provenance();
+                Some((&provenance.options.prefix, provenance.seed))
+            }
+            Calibration::Memory(_) => None,
         }
     }
 
@@ -98,6 +111,17 @@ impl Calibration {
             seed: provenance.seed,
         })
     }
+}
+
+/// Whether a file is an importance matrix of llama.cpp, by its name or its first bytes.
+fn is_importance_matrix(path: &Path) -> anyhow::Result<bool> {
+    if path.extension().is_some_and(|extension| extension == "dat") {
+        return Ok(true);
+    }
+    let context = || format!("`{}`", path.display());
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read(&mut magic)).with_context(context)?;
+    Ok(read == magic.len() && &magic == b"GGUF")
 }
 
 /// The model's files and their digests.

@@ -6,11 +6,12 @@ use anyhow::Context;
 use rayon::prelude::*;
 use tessera_calibration::equalize::{self, ColumnEnergy};
 use tessera_calibration::rk_llama;
+use tessera_calibration::signs;
 use tessera_calibration::statistics::InputStatistics;
 use tessera_formats::escape::Escaped;
 use tessera_formats::ggml;
 use tessera_formats::gguf::{Gguf, TensorInfo};
-use tessera_runtime::rotation::signs;
+use tessera_runtime::rotation;
 
 use super::observed::Observed;
 use super::plan::{InputEqualization, InputPlan, Signs};
@@ -57,13 +58,15 @@ impl PreparedInput {
             (Signs::RkLlama(weight), _) => (vector(Some(rk_llama::signs(weight, input.k))), None),
             (Signs::Seeded, Some(statistics)) if input.sign_trials > 1 => {
                 let trial = |trial| {
-                    let signs = trials::signs(quantizer.seed, &input.name, input.k, trial);
+                    let signs = signs::candidate(quantizer.seed, &input.name, input.k, trial);
                     vector(Some(signs))
                 };
                 let best = trials::choose(quantizer, input, statistics, trial)?;
                 (trial(best), Some(best))
             }
-            (Signs::Seeded, _) => (vector(Some(signs(quantizer.seed, &input.name, input.k))), None),
+            (Signs::Seeded, _) => {
+                (vector(Some(rotation::signs(quantizer.seed, &input.name, input.k))), None)
+            }
         };
         let transform = match &input.signs {
             Signs::RkLlama(weight) => RowTransform::RkLlama(

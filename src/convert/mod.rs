@@ -43,6 +43,7 @@ use self::plan::{InputEqualization, Plan};
 use self::quantizer::Quantizer;
 use self::summary::{CarriedSummary, SchemeSummary, Summary, Worst};
 use self::write::{Conversion, Written};
+use crate::calibrate::FLOAT;
 use crate::hash::{hash_file, hex};
 use crate::progress::{self, Progress};
 use crate::recipe::Recipe;
@@ -56,8 +57,8 @@ pub struct Request<'a> {
     pub output: &'a Path,
     /// Options of every tensor.
     pub recipe: Recipe,
-    /// What a calibration observed.
-    pub calibration: Option<&'a Calibration>,
+    /// Statistics of a calibration.
+    pub calibration: Option<&'a Path>,
     /// Limits of the chip.
     pub target: Target,
     /// Seed of every random choice.
@@ -80,9 +81,7 @@ pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
     output::check(request, &gguf)?;
     let plan = Plan::new(&gguf, &request.recipe, &request.target)?;
     output::check_names(&gguf, &plan)?;
-    if let Some(calibration) = request.calibration {
-        calibration.check(&gguf)?;
-    }
+    let calibration = request.calibration.map(|path| Calibration::open(path, &gguf)).transpose()?;
     ensure!(
         !plan.linears.is_empty() || !plan.carried.is_empty(),
         "`{}` holds no tensors: nothing to convert",
@@ -97,10 +96,20 @@ pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
     );
     budget::check(&gguf, &plan, request.budget)?;
     let mut summary = plan_summary(request, &gguf, &plan);
+    if let Some((prefix, seed)) = calibration.as_ref().and_then(Calibration::prefix)
+        && prefix != FLOAT
+        && (prefix != request.recipe.fingerprint() || seed != request.seed)
+    {
+        summary.warnings.push(format!(
+            "the statistics were observed behind layers quantized with other options ({}, seed {seed}): \
+             calibrate with those of this conversion, or with none",
+            prefix.split(' ').next().unwrap_or_default(),
+        ));
+    }
     if request.dry_run {
         return Ok(summary);
     }
-    let written = write(request, &gguf, &plan)?;
+    let written = write(request, &gguf, &plan, calibration.as_ref())?;
     complete(&mut summary, &written, started);
     if let Some(limit) = request.shard_size.filter(|&limit| limit < written.largest) {
         summary.warnings.push(format!(
@@ -110,6 +119,11 @@ pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
         ));
     }
     Ok(summary)
+}
+
+/// Refuses an output that cannot be written, before anything else is done for it.
+pub fn check_output(request: &Request<'_>) -> anyhow::Result<()> {
+    output::check(request, &Gguf::open(request.input)?)
 }
 
 /// Refuses files that say of themselves that they are no model: adapters, importance matrices.
@@ -126,8 +140,14 @@ fn check_kind(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
 }
 
 /// Writes every shard, and the index of a sharded pack.
-fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<Written> {
-    let common = common_manifest(request, gguf, plan)?;
+fn write(
+    request: &Request<'_>,
+    gguf: &Gguf,
+    plan: &Plan,
+    calibration: Option<&Calibration>,
+) -> anyhow::Result<Written> {
+    let calibrated = calibration.and_then(Calibration::record);
+    let common = Manifest { calibration: calibrated, ..common_manifest(request, gguf, plan)? };
     let shards = shards::divide(plan, gguf, &common, request.shard_size)?;
     let paths = shards::paths(request.output, shards.len())?;
     output::check_files(request, gguf, &paths)?;
@@ -145,7 +165,7 @@ fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<Writ
                 plan,
                 seed: request.seed,
                 budget: request.budget,
-                calibration: request.calibration,
+                calibration,
                 progress: &progress,
             },
             output: request.output,
@@ -187,7 +207,7 @@ fn common_manifest(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::R
         },
         recipe: request.recipe.record(),
         seed: request.seed,
-        calibration: request.calibration.and_then(Calibration::record),
+        calibration: None,
         inputs: Vec::new(),
         linears: Vec::new(),
         carried: Vec::new(),
@@ -241,11 +261,18 @@ fn work(gguf: &Gguf, plan: &Plan) -> u64 {
     linears + carried + equalized
 }
 
+/// Bits per weight of a source up to which its own loss is as large as that of 4 bits: Q5_0 and
+/// Q5_K have 5.5.
+const COARSE_BITS: u64 = 5;
+
+/// How much larger the KL divergence of w4a8 was from a Q4_0 source, on stories260K.
+const COARSE_LOSS: f64 = 2.4;
+
 /// Figures that are known before anything is read.
 fn plan_summary(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> Summary {
     let mut schemes: BTreeMap<_, SchemeSummary> = BTreeMap::new();
     let mut warnings = Vec::new();
-    let mut coarse = 0;
+    let (mut coarse, mut coarsest) = (0, 0);
     for linear in &plan.linears {
         let tensor = &gguf.tensors()[linear.source];
         let figures = schemes.entry(linear.options.scheme).or_default();
@@ -256,7 +283,9 @@ fn plan_summary(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> Summary {
         figures.source_bytes += tensor.bytes;
         figures.tile_bytes += linear.tile_bytes();
         let bits = tensor.bytes.saturating_mul(8) / tensor.elements().max(1);
-        if linear.engine() == Engine::I4 && bits < 8 {
+        if linear.engine() == Engine::I4 && bits <= COARSE_BITS {
+            coarsest += 1;
+        } else if linear.engine() == Engine::I4 && bits < 8 {
             coarse += 1;
         }
     }
@@ -266,6 +295,14 @@ fn plan_summary(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> Summary {
              makes one of a matrix"
                 .to_owned(),
         );
+    }
+    if coarsest > 0 {
+        warnings.push(format!(
+            "{coarsest} tensors of the source have five bits a weight or fewer: 4-bit weights made from \
+             them add their loss to it, and with a Q4_0 source the KL divergence from the original was \
+             {COARSE_LOSS} times as large as with an F16 source where it was measured \
+             (docs/calibration.md): convert from F16, BF16 or Q8_0 if you can",
+        ));
     }
     if coarse > 0 {
         warnings.push(format!(
@@ -288,6 +325,7 @@ fn plan_summary(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> Summary {
         bytes_in: gguf.shards().iter().map(Shard::len).sum(),
         bytes_out: tiles + carried.bytes,
         mean_relative_rms: None,
+        gptq_improvement: None,
         worst: None,
         seconds: 0.0,
         gigabytes_per_second: 0.0,
@@ -310,6 +348,21 @@ fn complete(summary: &mut Summary, written: &Written, started: Instant) {
     let errors = || written.linears.iter().map(|linear| linear.relative_rms);
     if !written.linears.is_empty() {
         summary.mean_relative_rms = Some(errors().sum::<f64>() / written.linears.len() as f64);
+    }
+    let gains: Vec<f64> = written.linears.iter().filter_map(|linear| linear.improvement).collect();
+    if !gains.is_empty() {
+        let mean = gains.iter().map(|gain| gain.max(1e-12).ln()).sum::<f64>() / gains.len() as f64;
+        summary.gptq_improvement = Some(mean.exp());
+    }
+    let uncompensated: Vec<_> =
+        written.linears.iter().filter(|linear| linear.lacks_hessian).collect();
+    if let Some(first) = uncompensated.first() {
+        summary.warnings.push(format!(
+            "the statistics have no second moments for {} linears, `{}` the first: their weights were \
+             rounded to nearest; `tessera calibrate --hessians` observes them",
+            uncompensated.len(),
+            Escaped(&first.name),
+        ));
     }
     summary.worst = written
         .linears

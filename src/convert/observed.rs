@@ -34,6 +34,8 @@ pub struct Observed {
     rows: Vec<f32>,
     /// Rotated mean inputs: of all rows, or of each expert's.
     means: Vec<Vec<f32>>,
+    /// Mean squares of the channels of an input that is not rotated.
+    importance: Option<Vec<f32>>,
     /// Of all rows, or of each expert's; empty where there are no Hessians or nobody needs them.
     hessians: Vec<Hessian>,
     /// What rows of weights are multiplied by, where the rows that were observed are a quantized
@@ -93,6 +95,7 @@ impl Observed {
             size: basis.rotation.size(),
             rows: basis.rotate(&statistics.rows),
             means: means(statistics, experts.is_some(), basis),
+            importance: basis.importance(statistics),
             hessians: match gptq {
                 Some(options) => hessians(statistics, experts.is_some(), basis, &options)?,
                 None => Vec::new(),
@@ -102,6 +105,11 @@ impl Observed {
                 None => None,
             },
         })
+    }
+
+    /// Mean squares of the columns of an input that is not rotated, where they are known.
+    pub fn importance(&self) -> Option<&[f32]> {
+        self.importance.as_deref()
     }
 
     /// The Hessian of a matrix's input.
@@ -160,6 +168,15 @@ impl Basis<'_> {
     /// Rows `[m, k]` rotated, `[m, size]`.
     pub fn rotate(self, rows: &[f32]) -> Vec<f32> {
         hessian::rotate_rows(rows, self.vector, self.rotation)
+    }
+
+    /// Mean squares of the channels, as they are quantized, where these are not rotated.
+    fn importance(self, statistics: &InputStatistics) -> Option<Vec<f32>> {
+        let rms = statistics.robust_channel_rms().filter(|_| self.rotation.is_identity())?;
+        let factors = (0..).map(|k| self.vector.map_or(1.0, |vector| f64::from(vector[k])));
+        #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is wanted")]
+        let square = |(rms, v): (f64, f64)| ((rms * v) * (rms * v)) as f32;
+        Some(rms.into_iter().zip(factors).map(square).collect())
     }
 
     fn hessian(self, hessian: &[f32], weight: f64) -> RotatedHessian {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use tessera_calibration::clip;
+use tessera_calibration::clip::{self, Calibrator};
 use tessera_calibration::gptq;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
@@ -295,7 +295,15 @@ impl PanelQuantizer<'_> {
         scratch: &mut clip::Scratch,
     ) -> f32 {
         let unpadded = weights.len().min(self.source.transform.size() - start);
-        let scale = self.scales.integer_scale(&weights[..unpadded], qmax, (row, start), scratch);
+        let weights = &weights[..unpadded];
+        let importance = self.observed.and_then(Observed::importance);
+        let scale = match (self.scales, importance) {
+            (Scales::Channel(Calibrator::Mse), Some(importance)) => {
+                let importance = &importance[start..start + unpadded];
+                clip::channel_scale_weighted(weights, importance, qmax, scratch)
+            }
+            _ => self.scales.integer_scale(weights, qmax, (row, start), scratch),
+        };
         let mut scale = [scale];
         self.shorten(&mut scale);
         scale[0]

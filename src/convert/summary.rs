@@ -31,6 +31,10 @@ pub struct Summary {
     /// Mean over linears of the relative error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_relative_rms: Option<f64>,
+    /// Geometric mean over the linears that GPTQ rounded of their outputs' squared error on observed
+    /// activations, over that of plain rounding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gptq_improvement: Option<f64>,
     /// The linear with the largest relative error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worst: Option<Worst>,
@@ -123,6 +127,12 @@ impl Summary {
                 "relative weight error: mean {mean:.5}, worst {:.5} in {}",
                 worst.relative_rms,
                 escaped(&worst.name),
+            );
+        }
+        if let Some(improvement) = self.gptq_improvement {
+            let _ = writeln!(
+                text,
+                "GPTQ: squared error of outputs × {improvement:.3} of plain rounding's",
             );
         }
         if self.dry_run {

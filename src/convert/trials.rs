@@ -6,7 +6,7 @@ use tessera_calibration::clip;
 use tessera_calibration::statistics::InputStatistics;
 use tessera_formats::escape::Escaped;
 use tessera_formats::ggml;
-use tessera_runtime::{quantize, rotation};
+use tessera_runtime::quantize;
 
 use super::plan::InputPlan;
 use super::quantizer::Quantizer;
@@ -16,14 +16,6 @@ const WEIGHT_ROWS: usize = 64;
 
 /// Rows of the sample that outputs are compared on.
 const SAMPLE_ROWS: usize = 128;
-
-/// The sign vector of a trial; the first is that of an input with one.
-pub fn signs(seed: u64, input: &str, k: usize, trial: u32) -> Vec<f32> {
-    match trial {
-        0 => rotation::signs(seed, input, k),
-        _ => rotation::signs(seed, &format!("{input}#{trial}"), k),
-    }
-}
 
 /// The number of the trial with the least error of outputs, weights and activations rounded, on a
 /// sample of both; `vector` gives the vector of a trial.

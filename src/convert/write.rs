@@ -18,6 +18,7 @@ use super::quantizer::Quantizer;
 use super::shards::{self, ShardPlan};
 use super::{carry, entries, output};
 use crate::hash::hex;
+use crate::options::Rounding;
 
 /// A conversion under way.
 pub struct Conversion<'a> {
@@ -55,6 +56,8 @@ pub struct WrittenLinear {
     pub relative_rms: f64,
     /// Squared error of outputs on observed activations, over that of plain rounding.
     pub improvement: Option<f64>,
+    /// Whether GPTQ was wanted, and second moments were missing.
+    pub lacks_hessian: bool,
 }
 
 impl Conversion<'_> {
@@ -245,6 +248,8 @@ impl Conversion<'_> {
             segments: converted.segments.len(),
             relative_rms: converted.relative_rms,
             improvement: converted.improvement,
+            lacks_hessian: plan.options.rounding == Rounding::Gptq
+                && converted.improvement.is_none(),
         }
     }
 

@@ -54,8 +54,8 @@ pub struct Opening {
     pub options: Overrides,
     /// The recipe, if the user gave one.
     pub recipe: Option<Recipe>,
-    /// What a calibration observed, if the user gave it.
-    pub calibration: Option<Arc<Calibration>>,
+    /// Statistics of a calibration, if the user gave them.
+    pub calibration: Option<PathBuf>,
     /// Limits of the chip.
     pub target: Target,
     /// Seed of every random choice of quantization.
@@ -193,11 +193,14 @@ impl Model {
             File::Gguf(gguf, Run::Float) => Box::new(GgufCheckpoint::new(gguf)),
             File::Gguf(gguf, Run::CpuLike) => Box::new(GgufCheckpoint::like_ggml(gguf)),
             File::Gguf(gguf, Run::Quantized(recipe, simulation)) => {
-                let work = (opening.seed, opening.budget, opening.calibration.clone());
+                let named = || format!("`{}`", Escaped(&self.name));
+                let open = |path: &PathBuf| Calibration::open(path, gguf).map(Arc::new);
+                let calibration = opening.calibration.as_ref().map(open).transpose();
+                let work = (opening.seed, opening.budget, calibration.with_context(named)?);
                 let simulated = (*simulation, saturated());
                 Box::new(
                     QuantizedCheckpoint::new(gguf, recipe, &opening.target, work, simulated)
-                        .with_context(|| format!("`{}`", Escaped(&self.name)))?,
+                        .with_context(named)?,
                 )
             }
             File::Pack(path, simulation) => {

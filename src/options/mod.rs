@@ -96,7 +96,7 @@ pub struct Overrides {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sign_trials: Option<u32>,
 
-    /// Type of the weights' scales [default: f32]
+    /// Type of the weights' scales [default: f32; bf16 with the preset w4]
     #[arg(long, value_enum, help_heading = "Quantization")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_type: Option<ScaleType>,
@@ -196,7 +196,10 @@ impl Overrides {
                 .unwrap_or(!is_static && matches!(scheme, Scheme::W8A8 | Scheme::W4A4)),
             bias_correction: self.bias_correction.unwrap_or(false),
             sign_trials: self.sign_trials.unwrap_or(1),
-            scale_type: self.scale_type.unwrap_or(ScaleType::F32),
+            scale_type: self.scale_type.unwrap_or(match self.preset {
+                Some(Preset::W4) => ScaleType::Bf16,
+                _ => ScaleType::F32,
+            }),
             certificate: self.certificate.unwrap_or(Certificate::Static),
             system: None,
         }

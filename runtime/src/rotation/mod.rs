@@ -187,6 +187,11 @@ impl Rotation {
         self.size
     }
 
+    /// Whether rows stay as they are.
+    pub fn is_identity(&self) -> bool {
+        self.sylvester == 1 && self.factor.is_none() && self.size == self.k
+    }
+
     /// The dense factor, f32 `[m, m]`, row-major, orthonormal; `None` where m is 1.
     pub fn factor(&self) -> Option<&[f32]> {
         self.factor.as_ref().map(Factor::dense)
