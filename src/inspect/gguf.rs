@@ -235,15 +235,8 @@ impl GgufReport {
 fn summary(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Bool(value) => value.to_string(),
-        Value::F32(value) => value.to_string(),
-        Value::F64(value) => value.to_string(),
         Value::Array(array) => format!("[{}; {}]", array.element_type().name(), array.len()),
-        other => match (other.as_u64(), other.as_i64()) {
-            (Some(value), _) => value.to_string(),
-            (_, Some(value)) => value.to_string(),
-            _ => other.type_name().to_owned(),
-        },
+        other => other.to_string(),
     }
 }
 

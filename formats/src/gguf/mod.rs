@@ -20,6 +20,7 @@
 //! before anything is reserved for it; beyond that hold the limits [`LARGEST_HEADER`],
 //! [`MOST_KEYS`], [`MOST_TENSORS`] and [`MOST_SHARDS`].
 
+mod brief;
 mod cursor;
 mod error;
 mod header;

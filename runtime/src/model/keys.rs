@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::{Array, Metadata, Value};
 
 use super::ModelError;
@@ -34,7 +33,7 @@ impl<'a> Keys<'a> {
 
     pub(super) fn wrong(&self, key: &str, expected: impl Into<String>) -> ModelError {
         let full = self.full(key);
-        let found = self.metadata.get(&full).map_or_else(|| "absent".to_owned(), show);
+        let found = self.metadata.get(&full).map_or_else(|| "absent".to_owned(), Value::to_string);
         ModelError::Key { key: full, expected: expected.into(), found }
     }
 
@@ -153,27 +152,6 @@ impl<'a> Keys<'a> {
     }
 
     fn unknown(&self, key: &str, value: &Value) -> ModelError {
-        ModelError::UnknownKey { key: key.to_owned(), value: show(value) }
-    }
-}
-
-/// A value for an error message.
-fn show(value: &Value) -> String {
-    if let Some(value) = value.as_bool() {
-        return value.to_string();
-    }
-    if let Some(value) = value.as_u64() {
-        return value.to_string();
-    }
-    if let Some(value) = value.as_f64() {
-        return value.to_string();
-    }
-    match value {
-        Value::String(text) => {
-            let start: String = text.chars().take(40).collect();
-            format!("\"{}\"", Escaped(&start))
-        }
-        Value::Array(array) => format!("an array of {}", array.len()),
-        _ => value.type_name().to_owned(),
+        ModelError::UnknownKey { key: key.to_owned(), value: value.to_string() }
     }
 }

@@ -1,6 +1,5 @@
 //! Typed reading of the tokenizer's keys.
 
-use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::{Array, Metadata, Strings, Value};
 
 use super::TokenizerError;
@@ -21,7 +20,7 @@ pub(super) struct Keys<'a>(pub &'a Metadata);
 
 impl<'a> Keys<'a> {
     fn wrong(key: &'static str, expected: &str, value: &Value) -> TokenizerError {
-        TokenizerError::Key { key, expected: expected.to_owned(), found: show(value) }
+        TokenizerError::Key { key, expected: expected.to_owned(), found: value.to_string() }
     }
 
     /// A text, which may be absent.
@@ -82,21 +81,4 @@ impl<'a> Keys<'a> {
 
 fn same_length(key: &'static str, found: usize, tokens: usize) -> Result<(), TokenizerError> {
     if found == tokens { Ok(()) } else { Err(TokenizerError::Length { key, found, tokens }) }
-}
-
-/// A value for an error message.
-fn show(value: &Value) -> String {
-    if let Some(value) = value.as_bool() {
-        return value.to_string();
-    }
-    if let Some(value) = value.as_i64() {
-        return value.to_string();
-    }
-    match value {
-        Value::String(text) => format!("the text `{}`", Escaped(text)),
-        Value::Array(array) => {
-            format!("an array of {} {}", array.len(), array.element_type().name())
-        }
-        _ => format!("of type {}", value.type_name()),
-    }
 }

@@ -362,7 +362,7 @@ fn files_that_are_wrong_are_refused() {
         ),
         (
             small(&[], &[(TYPES, Some("x".into()))]),
-            key(TYPES, "an array of whole numbers", "the text `x`"),
+            key(TYPES, "an array of whole numbers", "\"x\""),
         ),
         (small(&[], &[(SCORES, None)]), E::MissingKey { key: SCORES }),
         (
