@@ -12,6 +12,7 @@ mod models;
 mod options;
 mod progress;
 mod recipe;
+mod rotate;
 mod size;
 mod table;
 mod talk;

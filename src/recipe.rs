@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
-use crate::options::{LinearOptions, Overrides, SchemeChoice};
+use crate::options::{LinearOptions, Overrides, RotationChoice, SchemeChoice};
 
 /// Largest recipe that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -102,8 +102,18 @@ impl Recipe {
     }
 
     /// Options of the tensor `name`; `None` when it is carried. The error names the contradiction.
-    pub fn options(&self, name: &str) -> Result<Option<LinearOptions>, String> {
-        self.given(name).resolve()
+    /// An input that the weights before it give out rotated is rotated again only where that is asked
+    /// for, and where a preset reproduces a system that does.
+    pub fn options(
+        &self,
+        name: &str,
+        given_rotated: bool,
+    ) -> Result<Option<LinearOptions>, String> {
+        let mut options = self.given(name);
+        if given_rotated && options.preset.is_none() {
+            options.rotation = options.rotation.or(Some(RotationChoice::None));
+        }
+        options.resolve()
     }
 
     /// Whether a rule declares `name` a linear, although by its name it would be carried.
@@ -165,7 +175,7 @@ mod tests {
     #[test]
     fn later_rules_override_earlier_ones() {
         let recipe = Recipe::parse(RECIPE, Overrides::default()).unwrap();
-        let scheme = |name| recipe.options(name).unwrap().map(|options| options.scheme);
+        let scheme = |name| recipe.options(name, false).unwrap().map(|options| options.scheme);
         assert_eq!(scheme("blk.1.attn_q.weight"), Some(Scheme::W4A8));
         assert_eq!(scheme("blk.1.ffn_down.weight"), Some(Scheme::W8A8));
         assert_eq!(scheme("blk.0.ffn_down.weight"), None);
@@ -175,7 +185,7 @@ mod tests {
     fn the_command_line_overrides_defaults_but_not_rules() {
         let command_line = Overrides { scheme: Some(SchemeChoice::W16A16), ..Default::default() };
         let recipe = Recipe::parse(RECIPE, command_line).unwrap();
-        let scheme = |name| recipe.options(name).unwrap().map(|options| options.scheme);
+        let scheme = |name| recipe.options(name, false).unwrap().map(|options| options.scheme);
         assert_eq!(scheme("blk.1.attn_q.weight"), Some(Scheme::W16A16));
         assert_eq!(scheme("blk.1.ffn_down.weight"), Some(Scheme::W8A8));
     }
