@@ -10,6 +10,7 @@ use tessera_formats::gguf::GgufError;
 use tessera_formats::pack::PackError;
 #[cfg(feature = "cuda")]
 use tessera_runtime::linear::candle::CandleDeviceError;
+use tessera_runtime::model::ResidualRotationError;
 use tessera_runtime::perplexity::{ChunksError, EvaluationError};
 
 use crate::talk::say;
@@ -72,8 +73,17 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let gguf = cause.downcast_ref::<GgufError>().and_then(GgufError::hint);
         let pack = cause.downcast_ref::<PackError>().and_then(PackError::hint);
-        let run = || of_evaluation(cause).or_else(|| of_calibration(cause)).map(str::to_owned);
+        let other = || of_calibration(cause).or_else(|| of_rotation(cause));
+        let run = || of_evaluation(cause).or_else(other).map(str::to_owned);
         gguf.map(|hint| hint.into_owned()).or(pack.map(str::to_owned)).or_else(run)
+    })
+}
+
+/// What to do about a residual stream that cannot be rotated.
+fn of_rotation(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    cause.downcast_ref::<ResidualRotationError>().map(|_| {
+        "convert the model as it is: `tessera convert` rotates the input of every linear when the model \
+         runs, whatever its graph"
     })
 }
 

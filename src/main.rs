@@ -13,6 +13,7 @@ mod models;
 mod options;
 mod progress;
 mod recipe;
+mod rotate;
 mod size;
 mod table;
 mod talk;

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::convert::roles;
 use crate::hash::hex;
-use crate::options::{LinearOptions, Overrides, Preset, SchemeChoice};
+use crate::options::{LinearOptions, Overrides, Preset, RotationChoice, SchemeChoice};
 
 /// Largest recipe that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -119,11 +119,20 @@ impl Recipe {
     }
 
     /// Options of the tensor `name`; `None` when it is carried. The error names the contradiction.
-    pub fn options(&self, name: &str) -> Result<Option<LinearOptions>, String> {
+    /// An input that the weights before it give out rotated is rotated again only where that is asked
+    /// for, and where a preset reproduces a system that does.
+    pub fn options(
+        &self,
+        name: &str,
+        given_rotated: bool,
+    ) -> Result<Option<LinearOptions>, String> {
         let mut given = self.given(name);
         // As llama.cpp does in its files of four bits: the head's errors go straight into the logits.
         if given.preset == Some(Preset::W4) && given.scheme.is_none() && name == roles::HEAD {
             given.scheme = Some(SchemeChoice::W8A8);
+        }
+        if given_rotated && given.preset.and_then(Preset::system).is_none() {
+            given.rotation = given.rotation.or(Some(RotationChoice::None));
         }
         given.resolve(self.statistics)
     }
@@ -192,7 +201,7 @@ mod tests {
     #[test]
     fn later_rules_override_earlier_ones() {
         let recipe = Recipe::parse(RECIPE, Overrides::default()).unwrap();
-        let scheme = |name| recipe.options(name).unwrap().map(|options| options.scheme);
+        let scheme = |name| recipe.options(name, false).unwrap().map(|options| options.scheme);
         assert_eq!(scheme("blk.1.attn_q.weight"), Some(Scheme::W4A8));
         assert_eq!(scheme("blk.1.ffn_down.weight"), Some(Scheme::W8A8));
         assert_eq!(scheme("blk.0.ffn_down.weight"), None);
@@ -202,7 +211,7 @@ mod tests {
     fn the_command_line_overrides_defaults_but_not_rules() {
         let command_line = Overrides { scheme: Some(SchemeChoice::W16A16), ..Default::default() };
         let recipe = Recipe::parse(RECIPE, command_line).unwrap();
-        let scheme = |name| recipe.options(name).unwrap().map(|options| options.scheme);
+        let scheme = |name| recipe.options(name, false).unwrap().map(|options| options.scheme);
         assert_eq!(scheme("blk.1.attn_q.weight"), Some(Scheme::W16A16));
         assert_eq!(scheme("blk.1.ffn_down.weight"), Some(Scheme::W8A8));
     }

@@ -6,6 +6,7 @@ mod convert;
 mod eval;
 mod inspect;
 mod man;
+mod rotate;
 mod run;
 mod verify;
 
@@ -36,6 +37,7 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Calibrate(arguments) => calibrate::run(&arguments),
+        Command::Rotate(arguments) => rotate::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),

@@ -17,6 +17,7 @@ use super::domains;
 use super::roles::{self, Role};
 use crate::options::{Certificate, Equalization, LinearOptions, RotationChoice, System};
 use crate::recipe::Recipe;
+use crate::rotate::keys::Rotated;
 
 /// Most bytes of the rotations' dense factors. A model has a few lengths of rows, and factors of some
 /// hundred KiB; sixteen are the largest there can be.
@@ -161,7 +162,7 @@ impl Plan {
         }
         if let Some(embedding) = planner.tied_head() {
             let options = recipe
-                .options(roles::HEAD)
+                .options(roles::HEAD, planner.given_rotated(roles::HEAD))
                 .map_err(|error| anyhow!("`{}`: {error}", roles::HEAD))?;
             if let Some(options) = options {
                 planner.add(roles::HEAD, embedding, options)?;
@@ -239,8 +240,14 @@ impl<'a> Planner<'a> {
             return Ok(None);
         }
         recipe
-            .options(&tensor.name)
+            .options(&tensor.name, self.given_rotated(&tensor.name))
             .map_err(|error| anyhow!("`{}`: {error}", Escaped(&tensor.name)))
+    }
+
+    /// Whether the weights before the linear `name` give out its input rotated.
+    fn given_rotated(&self, name: &str) -> bool {
+        let rotated = Rotated::of(self.gguf.metadata());
+        rotated.is_some_and(|rotated| rotated.covers(&roles::input_of(name).name))
     }
 
     /// Index of the embedding, when the model has a head that shares it.

@@ -107,6 +107,8 @@ pub(super) struct Architecture {
     pub(super) temperature: bool,
     /// Whether the weights of the chosen experts are divided by their sum.
     pub(super) normalized_router: bool,
+    /// Whether llama.cpp takes the embedding for the head, and refuses a file that has one.
+    pub(super) always_tied: bool,
 }
 
 /// llama itself.
@@ -126,6 +128,7 @@ const LLAMA: Architecture = Architecture {
     rope_switch: false,
     temperature: false,
     normalized_router: true,
+    always_tied: false,
 };
 
 /// What the Gemma family shares.
@@ -134,6 +137,7 @@ const GEMMA: Architecture = Architecture {
     pairing: Pairing::Halves,
     activation: Activation::Gelu,
     embedding_scale: EmbeddingScale::SqrtWidth,
+    always_tied: true,
     ..LLAMA
 };
 
@@ -180,6 +184,7 @@ const ARCHITECTURES: &[Architecture] = &[
         windows: Windows::Pattern { period: 6, default: None, rope: WindowRope::Local },
         layers_scaled_by_width: Some(62),
         logit_cap: SoftCap::Key { default: None },
+        always_tied: false,
         ..GEMMA
     },
 ];
