@@ -55,6 +55,28 @@ impl Model {
         model
     }
 
+    /// The model in a file, all tensors as F32.
+    pub fn floats(path: &Path) -> Self {
+        let mut model = Model::read(path);
+        for (_, ty, dims, bytes) in &mut model.tensors {
+            let count = usize::try_from(dims.iter().product::<u64>()).unwrap();
+            let mut values = vec![0.0; count];
+            tessera_formats::ggml::dequantize(*ty, bytes, &mut values).unwrap();
+            (*ty, *bytes) = (GgmlType::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect());
+        }
+        model
+    }
+
+    /// With every value of an F32 tensor, which must be there, replaced by what `f` makes of its index
+    /// and itself.
+    pub fn map(mut self, name: &str, f: impl Fn(usize, f32) -> f32) -> Self {
+        let tensor = self.tensors.iter_mut().find(|tensor| tensor.0 == name).unwrap();
+        assert_eq!(tensor.1, GgmlType::F32, "{name}");
+        let values = tensor.3.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+        tensor.3 = values.enumerate().flat_map(|(i, value)| f(i, value).to_le_bytes()).collect();
+        self
+    }
+
     /// With a key, in place of another value that it had.
     pub fn key(mut self, key: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
