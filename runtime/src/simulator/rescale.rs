@@ -75,12 +75,18 @@ fn rescale(rescale: &Rescale<'_>, planes: &[Sums], out: &mut [f32]) -> u32 {
         }
     }
     let mut values = [0.0f32; GROUP];
-    for ((value, total), scale) in values.iter_mut().zip(total).zip(rescale.scales) {
-        *value = total as f32 * rescale.row_scale * scale;
-    }
-    if let Some((zero, sums)) = rescale.zero {
-        for ((value, &sum), scale) in values.iter_mut().zip(sums).zip(rescale.scales) {
-            *value += zero * sum as f32 * scale;
+    let channels = values.iter_mut().zip(total).zip(rescale.scales);
+    // A loop for each, so that the common one is as short as it can be.
+    match rescale.zero {
+        None => {
+            for ((value, total), scale) in channels {
+                *value = total as f32 * rescale.row_scale * scale;
+            }
+        }
+        Some((zero, sums)) => {
+            for (((value, total), scale), &sum) in channels.zip(sums) {
+                *value = total as f32 * rescale.row_scale * scale + zero * sum as f32 * scale;
+            }
         }
     }
     if rescale.add {
