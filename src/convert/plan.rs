@@ -311,7 +311,9 @@ impl<'a> Planner<'a> {
         let engine = options.scheme.engine();
         let fewest = k_padded.div_ceil(self.target.longest_segment(engine));
         let certified = match (engine, options.system, options.certificate) {
-            (Engine::I4, None, Certificate::Static) => certified_length(options.scheme, options.zero_point),
+            (Engine::I4, None, Certificate::Static) => {
+                certified_length(options.scheme, options.zero_point)
+            }
             _ => return (fewest, fewest),
         };
         (fewest, fewest.max(k_padded.div_ceil(certified)))

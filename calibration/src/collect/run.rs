@@ -274,10 +274,16 @@ impl<'a> Meter<'a> {
         let decoder = collection.decoder;
         let layers = (0..decoder.model().layers).map(|index| decoder.layer_bytes(index).max(1));
         let layers: Vec<u64> = layers.collect();
-        let passes = if collection.prefix.is_some() { 3 } else { 1 };
-        let chunk = layers.iter().skip(first).fold(0, |sum: u64, &bytes| sum.saturating_add(bytes));
+        let passes = |index: usize| match collection.prefix {
+            // Two for each input, and one to go on.
+            Some(_) => 2 * decoder.layer_inputs(index).len() as u64 + 1,
+            None => 1,
+        };
+        let chunk = layers.iter().enumerate().skip(first).fold(0, |sum: u64, (index, &bytes)| {
+            sum.saturating_add(bytes.saturating_mul(passes(index)))
+        });
         let chunks = u64::try_from(collection.chunks.len()).unwrap_or(u64::MAX);
-        let total = chunk.saturating_mul(passes).saturating_mul(chunks);
+        let total = chunk.saturating_mul(chunks);
         tell(Progress { done: 0, total });
         Meter { progress: Progress { done: 0, total }, layers, tell }
     }

@@ -25,10 +25,13 @@ impl Prefix for Watch<'_> {
             .collect();
         names.sort();
         let mut expected: Vec<_> =
-            (0..=index).map(|layer| format!("inputs-{layer:05}.safetensors")).collect();
+            (0..index).map(|layer| format!("inputs-{layer:05}.safetensors")).collect();
         expected.extend(["lock".to_owned(), "run.json".to_owned()]);
-        expected.extend((index > 0).then(|| format!("states-{index:05}.f32")));
-        expected.push(format!("states-{:05}.f32.part", index + 1));
+        for stream in ["reference", "states"] {
+            expected.extend((index > 0).then(|| format!("{stream}-{index:05}.f32")));
+            expected.push(format!("{stream}-{:05}.f32.part", index + 1));
+        }
+        expected.sort();
         assert_eq!(names, expected);
         if index == self.gives_up_at { Err("enough".into()) } else { Ok(None) }
     }
@@ -66,20 +69,20 @@ fn states_in_a_file_are_those_in_memory() {
         let failed = run_as(&collection, plan, &mut |_| ()).err();
         assert_eq!(failed.is_some(), gives_up_at.is_some_and(|layer| layer < layers), "{failed:?}");
     };
-    run(true, false, None);
+    run(true, false, Some(layers));
     let expected = read(&work);
     fs::remove_dir_all(&work).unwrap();
-    run(false, false, None);
+    run(false, false, Some(layers));
     assert!(read(&work) == expected);
     for (before, after) in [(true, false), (false, true), (false, false)] {
         for gives_up_at in 0..=layers {
             fs::remove_dir_all(&work).unwrap();
             run(before, false, Some(gives_up_at));
-            run(after, true, None);
+            run(after, true, Some(layers));
             assert!(read(&work) == expected, "{before} {after} {gives_up_at}");
         }
     }
     // What is finished is not done again.
-    run(true, true, None);
+    run(true, true, Some(layers));
     assert!(read(&work) == expected);
 }
