@@ -74,9 +74,10 @@ impl Calibration {
         for &linear in &input.linears {
             let name = plan.linears[linear].name.as_str();
             let found = match self {
-                Calibration::File { file, .. } => {
-                    file.index_of(name).map(|index| file.load(index)).transpose()?
-                }
+                Calibration::File { file, .. } => match file.index_of(name) {
+                    Some(index) => Some(file.load(index)?),
+                    None => None,
+                },
                 Calibration::Memory(inputs) => {
                     let reads = |input: &&InputStatistics| input.linears.iter().any(|l| l == name);
                     inputs.iter().find(reads).cloned()

@@ -67,6 +67,13 @@ impl Model {
         model
     }
 
+    /// The values of an F32 tensor, which must be there.
+    pub fn values(&self, name: &str) -> Vec<f32> {
+        let tensor = self.tensors.iter().find(|tensor| tensor.0 == name).unwrap();
+        assert_eq!(tensor.1, GgmlType::F32, "{name}");
+        tensor.3.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+    }
+
     /// With every value of an F32 tensor, which must be there, replaced by what `f` makes of its index
     /// and itself.
     pub fn map(mut self, name: &str, f: impl Fn(usize, f32) -> f32) -> Self {
