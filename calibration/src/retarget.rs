@@ -177,6 +177,7 @@ mod tests {
             let seen: Vec<f64> = x.iter().map(|x| 0.9 * x + 0.3 * next()).collect();
             let hessian = HessianBlock { columns: 0..k, values: moments(&seen, &seen, k) };
             let retarget = Retarget::new(&moments(&x, &seen, k), &hessian, (0.0, 0.0), 1.0).unwrap();
+            #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is wanted")]
             let w: Vec<f32> = (0..k).map(|_| next() as f32).collect();
             let error = |found: &[f64]| -> f64 {
                 x.chunks_exact(k)

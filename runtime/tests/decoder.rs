@@ -193,7 +193,10 @@ fn observers_see_what_every_linear_reads() {
 
 /// Every call: linears, expert, rows seen.
 #[derive(Default)]
-struct Calls(Mutex<Vec<(Vec<String>, Option<usize>, Vec<f32>)>>);
+struct Calls(Mutex<Vec<Call>>);
+
+/// Linears, their expert, and the rows.
+type Call = (Vec<String>, Option<usize>, Vec<f32>);
 
 impl Observer for Calls {
     fn observe(
