@@ -282,3 +282,49 @@ fn candle_computes_what_the_default_device_computes() {
     // Four bytes a weight: q and output, k and v, gate, up and down.
     assert_eq!(bytes, 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 172 * 64));
 }
+
+/// Keeps the linears of each call, and wants no more after those of `last`.
+struct Until {
+    last: String,
+    seen: Mutex<Vec<String>>,
+}
+
+impl Observer for Until {
+    fn observe(
+        &self,
+        linears: &[&str],
+        _: Option<usize>,
+        _: &Activations<'_>,
+        _: Option<&[usize]>,
+    ) {
+        self.seen.lock().unwrap().extend(linears.iter().map(|&linear| linear.to_owned()));
+    }
+
+    fn is_satisfied(&self) -> bool {
+        self.seen.lock().unwrap().contains(&self.last)
+    }
+}
+
+/// Rows come no further than an input after which their observer wants no more.
+#[test]
+fn satisfied_observers_see_nothing_more() {
+    for name in ["llama", "phi3", "qwen2moe"] {
+        let gguf = Gguf::open(&golden().join(format!("{name}.gguf"))).unwrap();
+        let checkpoint = GgufCheckpoint::new(&gguf);
+        let decoder = Decoder::new(&checkpoint).unwrap();
+        let layer = decoder.layer(0).unwrap();
+        let inputs = decoder.layer_inputs(0);
+        for (position, input) in inputs.iter().enumerate() {
+            let until = Until { last: input[0].clone(), seen: Mutex::default() };
+            let mut hidden = decoder.embed(&[1, 5, 7]).unwrap();
+            let mut cache = LayerCache::new();
+            let mut sequences = [Sequence { tokens: 3, cache: &mut cache }];
+            layer.forward(&mut hidden, &mut sequences, Some(&until)).unwrap();
+            let mut seen = until.seen.into_inner().unwrap();
+            // Experts' inputs are shown once for each expert.
+            let mut known = HashSet::new();
+            seen.retain(|linear| known.insert(linear.clone()));
+            assert_eq!(seen, inputs[..=position].concat(), "{name}: {input:?}");
+        }
+    }
+}

@@ -55,6 +55,8 @@ struct Inputs {
     reference: Reference,
     /// Whether inputs without an accumulator are passed over.
     partial: bool,
+    /// Whether the batch that is in the layer has shown the one input that is to be seen.
+    satisfied: bool,
     failure: Option<StatisticsError>,
 }
 
@@ -64,14 +66,16 @@ pub(super) type Reference = HashMap<String, Vec<f32>>;
 /// Keeps what plain linears of one input read.
 pub(super) struct Recorder {
     linear: String,
+    /// Whether rows go on through the layer after it.
+    whole: bool,
     rows: Mutex<Reference>,
 }
 
 impl Recorder {
-    /// Of one input.
-    pub(super) fn of(input: &InputShape) -> Self {
+    /// Of one input; rows go through the whole layer, or no further than it.
+    pub(super) fn of(input: &InputShape, whole: bool) -> Self {
         let linear = input.linears.first().cloned().unwrap_or_default();
-        Recorder { linear, rows: Mutex::default() }
+        Recorder { linear, whole, rows: Mutex::default() }
     }
 
     /// What was read.
@@ -94,6 +98,10 @@ impl Observer for Recorder {
             kept.insert(self.linear.clone(), x.values().to_vec());
         }
     }
+
+    fn is_satisfied(&self) -> bool {
+        !self.whole && !self.rows.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
 }
 
 impl LayerObserver {
@@ -107,9 +115,11 @@ impl LayerObserver {
         Ok(observer)
     }
 
-    /// The float model's rows of the tokens that come next.
-    pub(super) fn set_reference(&self, reference: Reference) {
-        self.inputs().reference = reference;
+    /// Begins a batch, whose rows in the float model these are.
+    pub(super) fn begin(&self, reference: Reference) {
+        let mut inputs = self.inputs();
+        inputs.reference = reference;
+        inputs.satisfied = false;
     }
 
     pub(super) fn new(
@@ -122,8 +132,14 @@ impl LayerObserver {
         });
         let accumulators = accumulators.collect::<Result<_, StatisticsError>>()?;
         let (gathered, reference) = (Vec::new(), Reference::new());
-        let inputs = Inputs { accumulators, gathered, reference, partial: false, failure: None };
-        Ok(LayerObserver(Mutex::new(inputs)))
+        Ok(LayerObserver(Mutex::new(Inputs {
+            accumulators,
+            gathered,
+            reference,
+            partial: false,
+            satisfied: false,
+            failure: None,
+        })))
     }
 
     /// Adds rows of the input of `linear`; the first failure is kept.
@@ -154,10 +170,14 @@ impl Inputs {
         }
         let mut accumulators = self.accumulators.iter_mut();
         let added = match accumulators.find(|(name, _)| name == linear) {
-            Some((_, accumulator)) => match self.reference.get(linear) {
-                Some(reference) if expert.is_none() => accumulator.add_pair(rows, reference),
-                _ => accumulator.add(expert, rows),
-            },
+            Some((_, accumulator)) => {
+                // Experts' rows come in several parts.
+                self.satisfied = self.partial && expert.is_none();
+                match self.reference.get(linear) {
+                    Some(reference) if expert.is_none() => accumulator.add_pair(rows, reference),
+                    _ => accumulator.add(expert, rows),
+                }
+            }
             None if self.partial => Ok(()),
             None => Err(StatisticsError::Input {
                 input: linear.to_owned(),
@@ -184,5 +204,9 @@ impl Observer for LayerObserver {
         gathered.extend(rows.iter().flat_map(|&row| x.row(row)));
         inputs.add(linear, expert, &gathered);
         inputs.gathered = gathered;
+    }
+
+    fn is_satisfied(&self) -> bool {
+        self.inputs().satisfied
     }
 }

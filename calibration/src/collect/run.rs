@@ -135,7 +135,7 @@ impl Run<'_> {
             observer.check().map_err(&observation)?;
             passed.map_err(model)?;
             self.states.put(chunks.start, &hidden)?;
-            self.meter.add(&chunks, index);
+            self.meter.add(&chunks, index, ONE);
         }
         Ok(observer.finish())
     }
@@ -167,23 +167,26 @@ impl Run<'_> {
             let layer = layer.as_ref().unwrap_or(&own);
             let observer = LayerObserver::of_one(input.clone(), options).map_err(&observation)?;
             let last = position + 1 == inputs.len();
+            let part = part_before(position, inputs.len());
             for chunks in self.calls() {
                 let shape = self.shape(&chunks);
+                let mut rows = Reference::new();
                 if let Some(reference) = &mut self.reference {
-                    let recorder = Recorder::of(input);
+                    let recorder = Recorder::of(input, last);
                     let mut hidden = reference.of(chunks.clone())?;
                     forward(&own, &mut hidden, shape, Some(&recorder)).map_err(model)?;
-                    observer.set_reference(recorder.into_rows());
+                    rows = recorder.into_rows();
                     if last {
                         reference.put(chunks.start, &hidden)?;
                     }
-                    self.meter.add(&chunks, index);
+                    self.meter.add(&chunks, index, if last { ONE } else { part });
                 }
+                observer.begin(rows);
                 let mut hidden = self.states.of(chunks.clone())?;
                 let passed = forward(layer, &mut hidden, shape, Some(&observer));
                 observer.check().map_err(&observation)?;
                 passed.map_err(model)?;
-                self.meter.add(&chunks, index);
+                self.meter.add(&chunks, index, part);
             }
             observed.extend(observer.finish());
         }
@@ -193,7 +196,7 @@ impl Run<'_> {
             let mut hidden = self.states.of(chunks.clone())?;
             forward(layer, &mut hidden, self.shape(&chunks), None).map_err(model)?;
             self.states.put(chunks.start, &hidden)?;
-            self.meter.add(&chunks, index);
+            self.meter.add(&chunks, index, ONE);
         }
         Ok(observed)
     }
@@ -216,7 +219,7 @@ impl Run<'_> {
                 rows.map_err(|source| CollectError::Model { layer: None, source })
             };
             if let Some(reference) = &self.reference {
-                observer.set_reference(Reference::from([(name.clone(), input(reference)?)]));
+                observer.begin(Reference::from([(name.clone(), input(reference)?)]));
             }
             let rows = input(&self.states)?;
             observer.add(&name, None, &rows);
@@ -260,6 +263,14 @@ fn forward(
     layer.forward(hidden, &mut sequences, observer)
 }
 
+/// A whole layer, in the units of a [`Meter`].
+const ONE: u64 = 8;
+
+/// What of a layer comes before one of its inputs, roughly: rows go no further when it was seen.
+fn part_before(position: usize, inputs: usize) -> u64 {
+    ONE * position as u64 / inputs.max(1) as u64
+}
+
 /// Work done, told to the caller.
 struct Meter<'a> {
     progress: Progress,
@@ -275,9 +286,16 @@ impl<'a> Meter<'a> {
         let layers = (0..decoder.model().layers).map(|index| decoder.layer_bytes(index).max(1));
         let layers: Vec<u64> = layers.collect();
         let passes = |index: usize| match collection.prefix {
-            // Two for each input, and one to go on.
-            Some(_) => 2 * decoder.layer_inputs(index).len() as u64 + 1,
-            None => 1,
+            // As far as each input, twice but for the last one; then two whole ones.
+            Some(_) => {
+                let inputs = decoder.layer_inputs(index).len();
+                let parts = (0..inputs).map(|position| {
+                    let last = position + 1 == inputs;
+                    part_before(position, inputs) * if last { 1 } else { 2 }
+                });
+                parts.sum::<u64>() + 2 * ONE
+            }
+            None => ONE,
         };
         let chunk = layers.iter().enumerate().skip(first).fold(0, |sum: u64, (index, &bytes)| {
             sum.saturating_add(bytes.saturating_mul(passes(index)))
@@ -288,8 +306,9 @@ impl<'a> Meter<'a> {
         Meter { progress: Progress { done: 0, total }, layers, tell }
     }
 
-    fn add(&mut self, chunks: &Range<usize>, layer: usize) {
-        let work = self.layers[layer].saturating_mul(chunks.len() as u64);
+    /// Adds `part` of a layer, where [`ONE`] is all of it.
+    fn add(&mut self, chunks: &Range<usize>, layer: usize, part: u64) {
+        let work = self.layers[layer].saturating_mul(chunks.len() as u64).saturating_mul(part);
         self.progress.done = self.progress.done.saturating_add(work).min(self.progress.total);
         (self.tell)(self.progress);
     }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::feed_forward::{self, GatedFfn, gate_halves, gate_with};
 use super::functions::{sigmoid, softmax};
-use super::observer::Tap;
+use super::observer::{Stop, Tap};
 use super::weights::{Loader, Projection, existing, projection, read, read_if};
 use crate::checkpoint::Checkpoint;
 use crate::linear::Activations;
@@ -124,11 +124,7 @@ impl MixtureOfExperts {
 
     /// What the experts make of normalized rows. Every expert's rows are computed together; a row's
     /// contributions are added in the order of the experts.
-    pub(super) fn forward(
-        &self,
-        x: &Activations<'_>,
-        tap: Tap<'_>,
-    ) -> Result<Vec<f32>, ModelError> {
+    pub(super) fn forward(&self, x: &Activations<'_>, tap: Tap<'_>) -> Result<Vec<f32>, Stop> {
         let routes = self.route(x);
         let mut out = vec![0.0f32; x.values().len()];
         let busy: Vec<_> = (0..routes.len()).filter(|&expert| !routes[expert].is_empty()).collect();
@@ -136,15 +132,15 @@ impl MixtureOfExperts {
             let inner: Vec<_> = experts
                 .par_iter()
                 .map(|&expert| self.inner(expert, &routes[expert], x))
-                .collect::<Result<_, _>>()?;
+                .collect::<Result<_, ModelError>>()?;
             for (&expert, inner) in experts.iter().zip(&inner) {
-                self.observe(expert, &routes[expert], x, inner, tap);
+                self.observe(expert, &routes[expert], x, inner, tap)?;
             }
             let results: Vec<_> = experts
                 .par_iter()
                 .zip(inner)
                 .map(|(&expert, inner)| self.output(expert, &inner, x))
-                .collect::<Result<_, _>>()?;
+                .collect::<Result<_, ModelError>>()?;
             for (&expert, rows) in experts.iter().zip(results) {
                 for (route, row) in routes[expert].iter().zip(rows.chunks_exact(x.k())) {
                     let out = &mut out[route.row * x.k()..(route.row + 1) * x.k()];
@@ -224,16 +220,16 @@ impl MixtureOfExperts {
         x: &Activations<'_>,
         inner: &[f32],
         tap: Tap<'_>,
-    ) {
+    ) -> Result<(), Stop> {
         let rows = rows_of(routes);
         match &self.inputs {
             Inputs::Separate { gate, up } => {
-                tap.observe(&[&gate.name, &up.name], Some(expert), x, Some(&rows));
+                tap.observe(&[&gate.name, &up.name], Some(expert), x, Some(&rows))?;
             }
-            Inputs::Fused(fused) => tap.observe(&[&fused.name], Some(expert), x, Some(&rows)),
+            Inputs::Fused(fused) => tap.observe(&[&fused.name], Some(expert), x, Some(&rows))?,
         }
         let inner = Activations::new(inner, self.shape.width);
-        tap.observe(&[&self.down.name], Some(expert), &inner, None);
+        tap.observe(&[&self.down.name], Some(expert), &inner, None)
     }
 
     /// Outputs of an expert, of the rows that its last linear reads.

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::functions::gated;
-use super::observer::Tap;
+use super::observer::{Stop, Tap};
 use super::weights::{Loader, Projection, existing, projection};
 use crate::checkpoint::Checkpoint;
 use crate::linear::Activations;
@@ -73,25 +73,21 @@ impl GatedFfn {
     }
 
     /// What the FFN makes of normalized rows.
-    pub(super) fn forward(
-        &self,
-        x: &Activations<'_>,
-        tap: Tap<'_>,
-    ) -> Result<Vec<f32>, ModelError> {
+    pub(super) fn forward(&self, x: &Activations<'_>, tap: Tap<'_>) -> Result<Vec<f32>, Stop> {
         let inner = match &self.inputs {
             Inputs::Separate { gate, up } => {
-                tap.observe(&[&gate.name, &up.name], None, x, None);
+                tap.observe(&[&gate.name, &up.name], None, x, None)?;
                 gate_with(self.activation, gate.apply(x)?, &up.apply(x)?)
             }
             Inputs::Fused(fused) => {
-                tap.observe(&[&fused.name], None, x, None);
+                tap.observe(&[&fused.name], None, x, None)?;
                 gate_halves(self.activation, &fused.apply(x)?, fused.n())
             }
         };
         let k = inner.len() / x.rows();
         let inner = Activations::new(&inner, k);
-        tap.observe(&[&self.down.name], None, &inner, None);
-        self.down.apply(&inner)
+        tap.observe(&[&self.down.name], None, &inner, None)?;
+        Ok(self.down.apply(&inner)?)
     }
 }
 

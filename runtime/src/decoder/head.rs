@@ -2,7 +2,7 @@
 
 use super::functions::soft_cap;
 use super::norm::Norm;
-use super::observer::{Observer, Tap};
+use super::observer::Observer;
 use super::weights::{Loader, Projection, projection_of};
 use crate::checkpoint::Checkpoint;
 use crate::linear::Activations;
@@ -76,7 +76,9 @@ impl Head {
     ) -> Result<Vec<f32>, ModelError> {
         let normalized = self.norm.of(hidden);
         let x = Activations::new(&normalized, self.width);
-        Tap(observer).observe(&[&self.projection.name], None, &x, None);
+        if let Some(observer) = observer {
+            observer.observe(&[&self.projection.name], None, &x, None);
+        }
         let mut logits = self.projection.apply(&x)?;
         if self.logit_scale != 1.0 {
             logits.iter_mut().for_each(|logit| *logit *= self.logit_scale);

@@ -4,7 +4,7 @@ use super::cache::Sequence;
 use super::experts::{self, MixtureOfExperts};
 use super::feed_forward::{self, GatedFfn};
 use super::norm::Norm;
-use super::observer::{Observer, Tap};
+use super::observer::{Observer, Stop, Tap};
 use super::self_attention::{self, SelfAttention};
 use super::weights::Loader;
 use crate::checkpoint::Checkpoint;
@@ -110,7 +110,8 @@ impl Layer {
     }
 
     /// Takes rows of the residual stream, those of all sequences one after the other
-    /// `[Σ tokens, width]`, through the layer, in place. Their keys and values join the caches.
+    /// `[Σ tokens, width]`, through the layer, in place. Their keys and values join the caches. Where the
+    /// observer is [satisfied](Observer::is_satisfied) they come no further, and are of no use after.
     ///
     /// # Errors
     ///
@@ -131,6 +132,18 @@ impl Layer {
             return Ok(());
         }
         let tap = Tap(observer);
+        match self.pass(hidden, sequences, tap) {
+            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Satisfied) | Ok(()) => Ok(()),
+        }
+    }
+
+    fn pass(
+        &self,
+        hidden: &mut [f32],
+        sequences: &mut [Sequence<'_>],
+        tap: Tap<'_>,
+    ) -> Result<(), Stop> {
         self.attention.add(hidden, self.residual_scale, |attention, x| {
             attention.forward(x, self.width, sequences, tap)
         })?;
@@ -150,8 +163,8 @@ impl<T> Block<T> {
         &self,
         hidden: &mut [f32],
         scale: f32,
-        run: impl FnOnce(&T, &[f32]) -> Result<Vec<f32>, ModelError>,
-    ) -> Result<(), ModelError> {
+        run: impl FnOnce(&T, &[f32]) -> Result<Vec<f32>, Stop>,
+    ) -> Result<(), Stop> {
         let mut out = match &self.before {
             Some(norm) => run(&self.part, &norm.of(hidden))?,
             None => run(&self.part, hidden)?,

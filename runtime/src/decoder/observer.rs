@@ -1,6 +1,7 @@
 //! Seeing what linears read.
 
 use crate::linear::Activations;
+use crate::model::ModelError;
 
 /// Sees the input of every linear, for calibration.
 ///
@@ -17,11 +18,32 @@ pub trait Observer: Sync {
         x: &Activations<'_>,
         rows: Option<&[usize]>,
     );
+
+    /// Whether nothing that comes later is of interest: rows then go no further through the layer, and
+    /// what it leaves of them is of no use. Asked after every input that was shown.
+    fn is_satisfied(&self) -> bool {
+        false
+    }
 }
 
 /// An observer, if there is one.
 #[derive(Clone, Copy)]
 pub(super) struct Tap<'a>(pub(super) Option<&'a dyn Observer>);
+
+/// Why rows do not come through a layer.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The observer has seen what it wants.
+    Satisfied,
+    /// A linear failed.
+    Failed(ModelError),
+}
+
+impl From<ModelError> for Stop {
+    fn from(error: ModelError) -> Self {
+        Stop::Failed(error)
+    }
+}
 
 impl Tap<'_> {
     pub(super) fn observe(
@@ -30,9 +52,9 @@ impl Tap<'_> {
         expert: Option<usize>,
         x: &Activations<'_>,
         rows: Option<&[usize]>,
-    ) {
-        if let Some(observer) = self.0 {
-            observer.observe(linears, expert, x, rows);
-        }
+    ) -> Result<(), Stop> {
+        let Some(observer) = self.0 else { return Ok(()) };
+        observer.observe(linears, expert, x, rows);
+        if observer.is_satisfied() { Err(Stop::Satisfied) } else { Ok(()) }
     }
 }

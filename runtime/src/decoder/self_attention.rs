@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::attention::{Queries, attend};
 use super::cache::Sequence;
 use super::norm::{Norm, declare_head_norm};
-use super::observer::Tap;
+use super::observer::{Stop, Tap};
 use super::weights::{Loader, Projection, existing, projection};
 use crate::checkpoint::Checkpoint;
 use crate::linear::Activations;
@@ -121,7 +121,7 @@ impl SelfAttention {
         width: usize,
         sequences: &mut [Sequence<'_>],
         tap: Tap<'_>,
-    ) -> Result<Vec<f32>, ModelError> {
+    ) -> Result<Vec<f32>, Stop> {
         let x = Activations::new(x, width);
         let Projected { mut queries, mut keys, values } = self.project(&x, tap)?;
         if let Some(norm) = &self.query_norm {
@@ -156,14 +156,14 @@ impl SelfAttention {
         let mut mixed = vec![0.0; x.rows() * inner];
         attend(&self.shape, &spans, &queries, &mut mixed);
         let mixed = Activations::new(&mixed, inner);
-        tap.observe(&[&self.output.name], None, &mixed, None);
-        self.output.apply(&mixed)
+        tap.observe(&[&self.output.name], None, &mixed, None)?;
+        Ok(self.output.apply(&mixed)?)
     }
 
-    fn project(&self, x: &Activations<'_>, tap: Tap<'_>) -> Result<Projected, ModelError> {
+    fn project(&self, x: &Activations<'_>, tap: Tap<'_>) -> Result<Projected, Stop> {
         match &self.inputs {
             Inputs::Separate { query, key, value } => {
-                tap.observe(&[&query.name, &key.name, &value.name], None, x, None);
+                tap.observe(&[&query.name, &key.name, &value.name], None, x, None)?;
                 Ok(Projected {
                     queries: query.apply(x)?,
                     keys: key.apply(x)?,
@@ -171,7 +171,7 @@ impl SelfAttention {
                 })
             }
             Inputs::Fused(fused) => {
-                tap.observe(&[&fused.name], None, x, None);
+                tap.observe(&[&fused.name], None, x, None)?;
                 let rows = fused.apply(x)?;
                 let [q, k, v] = lengths(&self.shape);
                 let part = |start: usize, length: usize| {
