@@ -77,6 +77,12 @@ impl Recipe {
         Recipe { statistics, ..self }
     }
 
+    /// The same recipe with other defaults where `options` say so; its rules override both.
+    #[must_use]
+    pub fn overridden_by(self, options: Overrides) -> Self {
+        Recipe { defaults: self.defaults.overridden_by(options), ..self }
+    }
+
     /// Reads a recipe file; `command_line` overrides its defaults, its rules override both.
     pub fn read(path: &Path, command_line: Overrides) -> anyhow::Result<Self> {
         let context = || format!("recipe `{}`", path.display());

@@ -81,6 +81,12 @@ fn options_quantize_as_convert_does() {
     let (model, pack, story) = (tiny_model(), folder.path().join("p.safetensors"), short_text());
     let arguments = ["--text", text(&story), "--ctx", "128", "--chunks", "1"];
     let mut found = Vec::new();
+    // A name takes the place of what the recipe says by default, and not of its rules.
+    convert(&model, &pack, &["--recipe", text(&recipe), "--scheme", "w8a8", "--force"]);
+    let packed = eval(&[text(&pack)], &arguments);
+    let named =
+        eval(&[&with(&model, "w8a8")], &[&arguments[..], &["--recipe", text(&recipe)]].concat());
+    assert_eq!(figures(&packed[0]), figures(&named[0]));
     for options in [
         &["--recipe", text(&recipe)][..],
         &["--scheme", "w4a4"],

@@ -109,13 +109,17 @@ impl Model {
             );
         }
         let observed = opening.calibration.is_some();
+        let recipe = || {
+            let recipe = opening.recipe.clone();
+            let recipe = recipe.unwrap_or_else(|| Recipe::uniform(opening.options));
+            recipe.with_statistics(observed)
+        };
         let run = match spec.how {
             Some(How::Float) => Run::Float,
             Some(How::CpuLike) => Run::CpuLike,
-            Some(How::Quantized(options)) => Run::Quantized(
-                Recipe::uniform(opening.options.overridden_by(options)).with_statistics(observed),
-                simulation(opening),
-            ),
+            Some(How::Quantized(options)) => {
+                Run::Quantized(recipe().overridden_by(options), simulation(opening))
+            }
             None if opening.quantizes() => {
                 ensure!(
                     !opening.cpu_like,
@@ -123,9 +127,7 @@ impl Model {
                      as `FILE@w8a8` or `FILE@cpu`",
                     Escaped(&spec.text),
                 );
-                let recipe = opening.recipe.clone();
-                let recipe = recipe.unwrap_or_else(|| Recipe::uniform(opening.options));
-                Run::Quantized(recipe.with_statistics(observed), simulation(opening))
+                Run::Quantized(recipe(), simulation(opening))
             }
             None if opening.cpu_like => Run::CpuLike,
             None => Run::Float,
