@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
 pub mod model;
+pub mod outliers;
 
 use std::path::{Path, PathBuf};
 

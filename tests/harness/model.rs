@@ -94,6 +94,11 @@ impl Model {
         self
     }
 
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.iter().any(|tensor| tensor.0 == name)
+    }
+
     /// Without a tensor, which must be there.
     pub fn without(mut self, name: &str) -> Self {
         let before = self.tensors.len();
