@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
-use tessera_runtime::quantize::{self, Affine, amax, scale_of, squared_norm};
+use tessera_runtime::quantize::{self, Affine, Fit, amax, scale_of, squared_norm};
 
 use crate::clip::{Calibrator, TensorStatistics};
 
@@ -87,18 +87,19 @@ impl RotatedRows<'_> {
     }
 
     /// The same for integers from `lo` to `hi` with a zero point, which reach from a row's least to
-    /// its greatest value.
+    /// its greatest value; `fitted` to the row ([`quantize::fit_row`]), or not.
     ///
     /// # Panics
     ///
     /// If the values are not whole rows.
-    pub fn choose_affine_rms_clip(&self, range: (i16, i16)) -> RmsClip {
+    pub fn choose_affine_rms_clip(&self, range: (i16, i16), fitted: bool) -> RmsClip {
         self.check();
         let factors: Vec<f32> = FACTORS.rev().map(|eighths| f32::from(eighths) / 8.0).collect();
         let of_row = |row: &[f32]| -> Option<Vec<f64>> {
             let energy: f64 = self.parts(row).map(squared_norm).sum();
-            let unclipped = self.affine_error(row, None, range) / energy;
-            let clipped = factors.iter().map(|&c| self.affine_error(row, Some(c), range) / energy);
+            let error = |clip| self.affine_error(row, clip, range, fitted) / energy;
+            let unclipped = error(None);
+            let clipped = factors.iter().map(|&c| error(Some(c)));
             (energy > 0.0).then(|| std::iter::once(unclipped).chain(clipped).collect())
         };
         let of_rows: Vec<Option<Vec<f64>>> =
@@ -120,17 +121,21 @@ impl RotatedRows<'_> {
     }
 
     /// Squared error of a row's integers with a zero point.
-    fn affine_error(&self, row: &[f32], clip: Option<f32>, range: (i16, i16)) -> f64 {
+    fn affine_error(&self, row: &[f32], clip: Option<f32>, range: (i16, i16), fitted: bool) -> f64 {
         let mut error = 0.0;
         for part in self.parts(row) {
             let (least, greatest) = match clip {
                 Some(factor) => quantize::extremes_clipped_by_rms(part, factor),
                 None => quantize::extremes(part),
             };
-            let Affine { scale, zero } = Affine::new(least, greatest, range);
+            let Fit { grid, value } = match fitted {
+                true => quantize::fit_row(part, least, greatest, range),
+                false => Fit::of(Affine::new(least, greatest, range)),
+            };
+            let Affine { scale, zero } = value;
             let (lo, hi) = (f32::from(range.0), f32::from(range.1));
             for &x in part {
-                let q = libm::rintf((x - zero) * (1.0 / scale)).clamp(lo, hi);
+                let q = libm::rintf((x - grid.zero) * (1.0 / grid.scale)).clamp(lo, hi);
                 let difference = f64::from(x) - (f64::from(scale) * f64::from(q) + f64::from(zero));
                 error += difference * difference;
             }

@@ -355,6 +355,12 @@ fn wrong_fields() -> Vec<(&'static str, Value)> {
         ("/linears/0/activation", json!({ "kind": "dynamic", "rms_clip": "2.5" })),
         ("/linears/0/activation", json!({ "kind": "dynamic", "asymmetric": 1 })),
         ("/linears/0/activation", json!({ "kind": "dynamic", "asymmetric": "true" })),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "fitted": true })),
+        (
+            "/linears/0/activation",
+            json!({ "kind": "dynamic", "asymmetric": true, "fitted": false }),
+        ),
+        ("/linears/0/activation", json!({ "kind": "dynamic", "asymmetric": true, "fitted": 1 })),
         ("/linears/0/activation", json!({ "kind": "static" })),
         (
             "/linears/0/activation",
@@ -494,6 +500,7 @@ fn every_field_is_needed_and_no_other_is_known() {
         "activation",
         "rms_clip",
         "asymmetric",
+        "fitted",
         "rounding",
         "output_error",
     ];
@@ -515,7 +522,9 @@ fn every_field_is_needed_and_no_other_is_known() {
             manifest.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(key);
             let opened = good.open_with(&good.tensors, &manifest);
             removed += 1;
-            if records.contains(&key.as_str()) {
+            // What is fitted has a zero point.
+            let needed = key == "asymmetric" && object.contains_key("fitted");
+            if records.contains(&key.as_str()) && !needed {
                 opened.unwrap();
                 continue;
             }
@@ -552,7 +561,7 @@ fn what_came_later_is_refused_under_the_first_version() {
         ("sign_trial", |pack| pack.manifest.inputs[3].sign_trial = Some(1)),
         ("activation", |pack| {
             pack.manifest.linears[5].activation =
-                Activation::Dynamic { rms_clip: Some(3.0), asymmetric: false };
+                Activation::Dynamic { rms_clip: Some(3.0), asymmetric: false, fitted: false };
         }),
         ("rounding", |pack| pack.manifest.linears[5].rounding = Rounding::Gptq),
         ("output_error", |pack| pack.manifest.linears[5].output_error = Some(0.5)),

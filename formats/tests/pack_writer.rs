@@ -296,11 +296,11 @@ proptest! {
         let entries: Vec<TensorEntry> = pack.entries();
         let mut planned = pack.manifest.clone();
         planned.linears[0].activation =
-            Activation::Dynamic { rms_clip: Some(1.0), asymmetric: true };
+            Activation::Dynamic { rms_clip: Some(1.0), asymmetric: true, fitted: true };
         planned.linears[1].activation = Activation::Static { threshold: Vec::new() };
         let reserve = header_bytes(&planned.widest(), &entries).unwrap();
         let mut manifest = pack.manifest;
-        manifest.linears[0].activation = Activation::Dynamic { rms_clip: Some(clip), asymmetric: true };
+        manifest.linears[0].activation = Activation::Dynamic { rms_clip: Some(clip), asymmetric: true, fitted: true };
         manifest.linears[1].activation = Activation::Static { threshold: vec![clip; 2] };
         manifest.linears[1].output_error = Some(rms);
         let linear = &mut manifest.linears[0];

@@ -31,16 +31,23 @@ fn tiles(engine: Engine, n: usize, k: usize) -> Vec<u8> {
     tiles
 }
 
-/// Schemes, without and with a zero point of activations, and their names.
-fn cases() -> impl Iterator<Item = (Scheme, bool, String)> {
-    let both = Scheme::ALL.into_iter().flat_map(|scheme| [(scheme, false), (scheme, true)]);
-    both.map(|(scheme, asymmetric)| {
-        let kind = if asymmetric { " asymmetric" } else { "" };
-        (scheme, asymmetric, format!("{scheme}{kind}"))
+/// Schemes, each without and with a zero point of activations, and fitted to rows, with their names.
+fn cases() -> impl Iterator<Item = (Scheme, ActivationScale, String)> {
+    let kinds = [(false, false, ""), (true, false, " asymmetric"), (true, true, " fitted")];
+    Scheme::ALL.into_iter().flat_map(move |scheme| {
+        kinds.map(|(asymmetric, fitted, kind)| {
+            let scale = ActivationScale::Dynamic { rms_clip: None, asymmetric, fitted };
+            (scheme, scale, format!("{scheme}{kind}"))
+        })
     })
 }
 
-fn linear(scheme: Scheme, asymmetric: bool, n: usize, k: usize) -> Option<SimulatedLinear> {
+fn linear(
+    scheme: Scheme,
+    activation: ActivationScale,
+    n: usize,
+    k: usize,
+) -> Option<SimulatedLinear> {
     let input = Arc::new(SimulatedInput::new(Arc::new(Rotation::hadamard(k).ok()?), None));
     let weights = Weights {
         name: scheme.name().to_owned(),
@@ -51,7 +58,7 @@ fn linear(scheme: Scheme, asymmetric: bool, n: usize, k: usize) -> Option<Simula
         segments: vec![std::ops::Range { start: 0, end: k }],
         granularity: Granularity::Channel,
         scales: vec![0.01; n],
-        activation: ActivationScale::Dynamic { rms_clip: None, asymmetric },
+        activation,
         correction: None,
     };
     let tiles = vec![tiles(scheme.engine(), n, k)];
@@ -67,9 +74,9 @@ fn linears(criterion: &mut Criterion) {
             let mut out = vec![0.0f32; m * n];
             let mut group = criterion.benchmark_group(format!("{m}x{n}x{k}, {threads} threads"));
             group.throughput(Throughput::Elements((m * n * k) as u64));
-            for (scheme, asymmetric, case) in cases() {
+            for (scheme, activation, case) in cases() {
                 // None of w16a16 with a zero point.
-                let Some(linear) = linear(scheme, asymmetric, n, k) else { continue };
+                let Some(linear) = linear(scheme, activation, n, k) else { continue };
                 // The rows are prepared once, as for the linears of one input.
                 let rows = Activations::new(&x, k);
                 let mut apply =
@@ -88,9 +95,9 @@ fn linears(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("preparing 512 rows of 2048");
     let x: Vec<f32> = (0..512 * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
     group.throughput(Throughput::Elements(x.len() as u64));
-    for (scheme, asymmetric, case) in cases() {
+    for (scheme, activation, case) in cases() {
         // A linear of few channels: nearly all of its time is spent on the rows.
-        let Some(linear) = linear(scheme, asymmetric, 64, k) else { continue };
+        let Some(linear) = linear(scheme, activation, 64, k) else { continue };
         let mut out = vec![0.0f32; 512 * 64];
         group.bench_function(BenchmarkId::new("apply to 64 channels", case), |b| {
             b.iter(|| linear.apply(&Activations::new(&x, k), black_box(&mut out)).is_ok());

@@ -179,8 +179,8 @@ fn described(pack: &Pack, entry: &manifest::Linear) -> SimulatedLinear {
         granularity: entry.granularity,
         scales: floats(pack, &entry.scale),
         activation: match &entry.activation {
-            &Activation::Dynamic { rms_clip, asymmetric } => {
-                ActivationScale::Dynamic { rms_clip, asymmetric }
+            &Activation::Dynamic { rms_clip, asymmetric, fitted } => {
+                ActivationScale::Dynamic { rms_clip, asymmetric, fitted }
             }
             Activation::Static { threshold } => ActivationScale::Static(threshold.clone()),
         },

@@ -80,8 +80,8 @@ pub fn linear(
 /// How activations are scaled, as the manifest writes it.
 fn activation(scale: &ActivationScale) -> Activation {
     match scale {
-        ActivationScale::Dynamic { rms_clip, asymmetric } => {
-            Activation::Dynamic { rms_clip: *rms_clip, asymmetric: *asymmetric }
+        &ActivationScale::Dynamic { rms_clip, asymmetric, fitted } => {
+            Activation::Dynamic { rms_clip, asymmetric, fitted }
         }
         ActivationScale::Static(threshold) => Activation::Static { threshold: threshold.clone() },
     }
@@ -110,7 +110,9 @@ pub fn longest_linear(plan: &LinearPlan, source: &TensorInfo, input: &InputPlan)
             ActivationScaling::Static(_) => {
                 Activation::Static { threshold: vec![LONGEST_F32; plan.most_segments] }
             }
-            _ => Activation::Dynamic { rms_clip: Some(LONGEST_F32), asymmetric: true },
+            _ => {
+                Activation::Dynamic { rms_clip: Some(LONGEST_F32), asymmetric: true, fitted: true }
+            }
         },
         rounding: Rounding::Gptq,
         output_error: Some(LONGEST_NUMBER),

@@ -292,16 +292,16 @@ impl Totals {
         let mean_clip = self.clip / self.scales.len() as f64;
         let columns: Vec<_> = segments.iter().map(|segment| segment.columns.clone()).collect();
         let options = &job.plan().options;
-        let asymmetric = options.zero_point;
+        let (asymmetric, fitted) = (options.zero_point, options.activation_fit);
         let activation = match (options.activation_scale, job.observed) {
             (ActivationScaling::Dynamic, _) => {
-                ActivationScale::Dynamic { rms_clip: None, asymmetric }
+                ActivationScale::Dynamic { rms_clip: None, asymmetric, fitted }
             }
             (ActivationScaling::Rms(Some(factor)), _) => {
-                ActivationScale::Dynamic { rms_clip: Some(factor), asymmetric }
+                ActivationScale::Dynamic { rms_clip: Some(factor), asymmetric, fitted }
             }
             (_, Some(observed)) => observed.activation(options, &columns),
-            (_, None) => ActivationScale::Dynamic { rms_clip: None, asymmetric },
+            (_, None) => ActivationScale::Dynamic { rms_clip: None, asymmetric, fitted },
         };
         Ok(ConvertedLinear {
             correction: (!self.corrections.is_empty()).then_some(self.corrections),

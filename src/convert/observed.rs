@@ -133,9 +133,9 @@ impl Observed {
         options: &LinearOptions,
         segments: &[Range<usize>],
     ) -> ActivationScale {
-        let asymmetric = options.zero_point;
+        let (asymmetric, fitted) = (options.zero_point, options.activation_fit);
         if self.rows.is_empty() {
-            return ActivationScale::Dynamic { rms_clip: None, asymmetric };
+            return ActivationScale::Dynamic { rms_clip: None, asymmetric, fitted };
         }
         let rows = RotatedRows { values: &self.rows, k: self.size, segments };
         let qmax = activation_qmax(options.scheme);
@@ -143,10 +143,10 @@ impl Observed {
             return ActivationScale::Static(rows.thresholds(qmax, calibrator));
         }
         let found = match asymmetric {
-            true => rows.choose_affine_rms_clip(activation_range(options.scheme)),
+            true => rows.choose_affine_rms_clip(activation_range(options.scheme), fitted),
             false => rows.choose_rms_clip(qmax),
         };
-        ActivationScale::Dynamic { rms_clip: found.factor, asymmetric }
+        ActivationScale::Dynamic { rms_clip: found.factor, asymmetric, fitted }
     }
 }
 

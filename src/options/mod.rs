@@ -85,6 +85,12 @@ pub struct Overrides {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_point: Option<bool>,
 
+    /// With a zero point: choose for each row how far its integers reach, and what they stand for by
+    /// least squares [default: true for w4a4 with a zero point]
+    #[arg(long, value_name = "BOOL", help_heading = "Quantization")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_fit: Option<bool>,
+
     /// Add what outputs lack on average [default: false]
     #[arg(long, value_name = "BOOL", help_heading = "Quantization")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -127,6 +133,7 @@ impl Overrides {
             retarget: other.retarget.or(self.retarget),
             activation_scale: other.activation_scale.or(self.activation_scale),
             zero_point: other.zero_point.or(self.zero_point),
+            activation_fit: other.activation_fit.or(self.activation_fit),
             bias_correction: other.bias_correction.or(self.bias_correction),
             sign_trials: other.sign_trials.or(self.sign_trials),
             scale_type: other.scale_type.or(self.scale_type),
@@ -173,6 +180,8 @@ impl Overrides {
             Scheme::W8A8 | Scheme::W16A16 => Calibrator::Amax,
         });
         let is_static = matches!(self.activation_scale, Some(ActivationScaling::Static(_)));
+        let zero_point =
+            self.zero_point.unwrap_or(!is_static && matches!(scheme, Scheme::W8A8 | Scheme::W4A4));
         let if_observed = |with, without| if observed { with } else { without };
         LinearOptions {
             scheme,
@@ -191,9 +200,8 @@ impl Overrides {
                     ActivationScaling::Dynamic
                 },
             ),
-            zero_point: self
-                .zero_point
-                .unwrap_or(!is_static && matches!(scheme, Scheme::W8A8 | Scheme::W4A4)),
+            zero_point,
+            activation_fit: self.activation_fit.unwrap_or(zero_point && scheme == Scheme::W4A4),
             bias_correction: self.bias_correction.unwrap_or(false),
             sign_trials: self.sign_trials.unwrap_or(1),
             scale_type: self.scale_type.unwrap_or(match self.preset {
@@ -214,6 +222,7 @@ impl Overrides {
             ("rotation", self.rotation == Some(RotationChoice::Block)),
             ("rounding", self.rounding == Some(Rounding::Gptq)),
             ("zero_point", self.zero_point == Some(true)),
+            ("activation_fit", self.activation_fit == Some(true)),
             ("bias_correction", self.bias_correction == Some(true)),
             ("sign_trials", self.sign_trials.is_some_and(|trials| trials != 1)),
             ("scale_type", self.scale_type == Some(ScaleType::Bf16)),
@@ -245,6 +254,7 @@ impl Overrides {
             retarget: 0.0,
             activation_scale: self.activation_scale.unwrap_or(ActivationScaling::Dynamic),
             zero_point: false,
+            activation_fit: false,
             bias_correction: false,
             sign_trials: 1,
             scale_type: ScaleType::F32,
@@ -283,6 +293,8 @@ pub struct LinearOptions {
     pub activation_scale: ActivationScaling,
     /// Whether rows of activations have a zero point.
     pub zero_point: bool,
+    /// Whether the range of a row's integers, and what they stand for, is fitted to it.
+    pub activation_fit: bool,
     /// Whether the mean error of outputs is added to them.
     pub bias_correction: bool,
     /// Sign vectors that are tried for its input.
@@ -327,6 +339,9 @@ impl LinearOptions {
         }
         if self.zero_point && matches!(self.activation_scale, ActivationScaling::Static(_)) {
             return Err("a static scale has no zero point: leave `zero-point` out".to_owned());
+        }
+        if self.activation_fit && !self.zero_point {
+            return Err("`activation-fit` needs activations with a `zero-point`".to_owned());
         }
         if self.scheme != Scheme::W16A16 {
             return Ok(());

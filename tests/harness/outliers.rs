@@ -1,6 +1,8 @@
 //! The carried model with outlier channels and with massive tokens, as trained models have them: the
 //! same function, harder to quantize.
 
+#![allow(clippy::cast_possible_truncation, reason = "values of a model are f32")]
+
 use super::model::Model;
 
 const LAYERS: usize = 5;

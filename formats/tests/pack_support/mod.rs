@@ -306,7 +306,8 @@ pub fn calibrated(scheme: Scheme) -> Pack {
             linear.activation = match index {
                 0..3 => Activation::Dynamic {
                     rms_clip: Some(1.5 + index as f32 / 4.0),
-                    asymmetric: index == 2,
+                    asymmetric: index > 0,
+                    fitted: index == 2,
                 },
                 3..5 => Activation::Static {
                     threshold: linear.segments.iter().map(|_| 0.5 + random.unit() as f32).collect(),

@@ -364,8 +364,8 @@ fn describe(linear: &manifest::Linear) -> Result<Weights, PackCheckpointError> {
         granularity: linear.granularity,
         scales: Vec::new(),
         activation: match &linear.activation {
-            &Activation::Dynamic { rms_clip, asymmetric } => {
-                ActivationScale::Dynamic { rms_clip, asymmetric }
+            &Activation::Dynamic { rms_clip, asymmetric, fitted } => {
+                ActivationScale::Dynamic { rms_clip, asymmetric, fitted }
             }
             Activation::Static { threshold } => ActivationScale::Static(threshold.clone()),
         },

@@ -42,6 +42,19 @@ pub(super) struct AffineGrid {
     pub(super) bias: f32,
 }
 
+impl AffineGrid {
+    pub(super) fn new(affine: Affine, range: (i16, i16)) -> Self {
+        let scale = if affine.scale >= MIN_SCALE { affine.scale } else { MIN_SCALE };
+        AffineGrid {
+            zero: affine.zero,
+            inverse: 1.0 / scale,
+            least: range.0.into(),
+            greatest: range.1.into(),
+            bias: bias_of(range).into(),
+        }
+    }
+}
+
 /// What [`quantize_row_affine`] adds to integers of that range so that they fit an i8: 0 where they
 /// do, else as much as brings `lo` to −128.
 pub const fn bias_of((lo, _): (i16, i16)) -> i16 {
@@ -91,14 +104,7 @@ pub(super) fn quantize_row_affine_on(
     out: &mut [i8],
 ) {
     assert_eq!(row.len(), out.len(), "integers of a row are as many as its elements");
-    let scale = if affine.scale >= MIN_SCALE { affine.scale } else { MIN_SCALE };
-    let grid = AffineGrid {
-        zero: affine.zero,
-        inverse: 1.0 / scale,
-        least: range.0.into(),
-        greatest: range.1.into(),
-        bias: bias_of(range).into(),
-    };
+    let grid = AffineGrid::new(affine, range);
     for (chunk, out) in row.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
         isa.quantize_affine(chunk, grid, out);
     }

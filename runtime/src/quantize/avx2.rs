@@ -218,3 +218,35 @@ pub(super) fn quantize_affine(chunk: &[f32], grid: AffineGrid, out: &mut [i8]) {
     // SAFETY: the caller chose this kernel because the machine has AVX2.
     unsafe { kernel(chunk, grid, out) }
 }
+
+pub(super) fn moments(chunk: &[f32], grid: AffineGrid) -> [[f32; LANES]; 4] {
+    #[target_feature(enable = "avx2")]
+    fn kernel(chunk: &[f32], grid: AffineGrid) -> [[f32; LANES]; 4] {
+        let (zero, inverse) = (_mm256_set1_ps(grid.zero), _mm256_set1_ps(grid.inverse));
+        let (least, greatest) = (_mm256_set1_ps(grid.least), _mm256_set1_ps(grid.greatest));
+        let mut lanes = [_mm256_setzero_ps(); 4];
+        let mut add = |block: &[f32; LANES]| {
+            let u = _mm256_sub_ps(load(block), zero);
+            let x = _mm256_mul_ps(u, inverse);
+            let x = _mm256_min_ps(_mm256_max_ps(x, least), greatest);
+            let q = _mm256_round_ps::<NEAREST>(x);
+            let terms = [u, q, _mm256_mul_ps(q, q), _mm256_mul_ps(q, u)];
+            for (lanes, term) in lanes.iter_mut().zip(terms) {
+                *lanes = _mm256_add_ps(*lanes, term);
+            }
+        };
+        let (blocks, tail) = chunk.as_chunks::<LANES>();
+        blocks.iter().for_each(&mut add);
+        // u and q of the zero point are zero.
+        let mut last = [grid.zero; LANES];
+        last[..tail.len()].copy_from_slice(tail);
+        add(&last);
+        let mut sums = [[0.0; LANES]; 4];
+        for (sums, lanes) in sums.iter_mut().zip(lanes) {
+            *sums = store(lanes);
+        }
+        sums
+    }
+    // SAFETY: the caller chose this kernel because the machine has AVX2.
+    unsafe { kernel(chunk, grid) }
+}

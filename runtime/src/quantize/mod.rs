@@ -25,10 +25,12 @@ use half::slice::HalfFloatSliceExt;
 
 use self::affine::AffineGrid;
 pub use self::affine::{Affine, bias_of, extremes, extremes_clipped_by_rms, quantize_row_affine};
+pub use self::fit::{Fit, SHRINKS, fit_row};
 
 mod affine;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod fit;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -138,6 +140,17 @@ impl Isa {
             Isa::Avx2 => avx2::quantize_affine(chunk, grid, out),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::quantize_affine(chunk, grid, out),
+        }
+    }
+
+    /// Lane sums of one chunk's u, q, q² and q·u on a grid with a zero point, u = w − zero.
+    fn moments(self, chunk: &[f32], grid: AffineGrid) -> [[f32; LANES]; 4] {
+        match self {
+            Isa::Scalar => scalar::moments(chunk, grid),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::moments(chunk, grid),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::moments(chunk, grid),
         }
     }
 

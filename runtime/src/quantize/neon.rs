@@ -216,3 +216,39 @@ pub(super) fn quantize_affine(chunk: &[f32], grid: AffineGrid, out: &mut [i8]) {
     // SAFETY: the caller chose this kernel because the machine has NEON.
     unsafe { kernel(chunk, grid, out) }
 }
+
+pub(super) fn moments(chunk: &[f32], grid: AffineGrid) -> [[f32; LANES]; 4] {
+    #[target_feature(enable = "neon")]
+    fn add(block: &[f32; LANES], grid: AffineGrid, lanes: &mut [Pair; 4]) {
+        for (half, w) in load(block).into_iter().enumerate() {
+            let u = vsubq_f32(w, vdupq_n_f32(grid.zero));
+            let x = vmulq_f32(u, vdupq_n_f32(grid.inverse));
+            let x = vminq_f32(vmaxq_f32(x, vdupq_n_f32(grid.least)), vdupq_n_f32(grid.greatest));
+            let q = vrndnq_f32(x);
+            // Products and sums, not fused ones.
+            let terms = [u, q, vmulq_f32(q, q), vmulq_f32(q, u)];
+            for (lanes, term) in lanes.iter_mut().zip(terms) {
+                lanes[half] = vaddq_f32(lanes[half], term);
+            }
+        }
+    }
+    #[target_feature(enable = "neon")]
+    fn kernel(chunk: &[f32], grid: AffineGrid) -> [[f32; LANES]; 4] {
+        let mut lanes = [[vdupq_n_f32(0.0); 2]; 4];
+        let (blocks, tail) = chunk.as_chunks::<LANES>();
+        for block in blocks {
+            add(block, grid, &mut lanes);
+        }
+        // u and q of the zero point are zero.
+        let mut last = [grid.zero; LANES];
+        last[..tail.len()].copy_from_slice(tail);
+        add(&last, grid, &mut lanes);
+        let mut sums = [[0.0; LANES]; 4];
+        for (sums, lanes) in sums.iter_mut().zip(lanes) {
+            *sums = store(lanes);
+        }
+        sums
+    }
+    // SAFETY: the caller chose this kernel because the machine has NEON.
+    unsafe { kernel(chunk, grid) }
+}

@@ -69,3 +69,18 @@ pub(super) fn quantize_affine(chunk: &[f32], grid: AffineGrid, out: &mut [i8]) {
         }
     }
 }
+
+pub(super) fn moments(chunk: &[f32], grid: AffineGrid) -> [[f32; LANES]; 4] {
+    let mut lanes = [[0.0; LANES]; 4];
+    for block in chunk.chunks(LANES) {
+        for (lane, &w) in block.iter().enumerate() {
+            let u = w - grid.zero;
+            let x = (u * grid.inverse).max(grid.least).min(grid.greatest);
+            let q = (x + ROUND) - ROUND;
+            for (lanes, term) in lanes.iter_mut().zip([u, q, q * q, q * u]) {
+                lanes[lane] += term;
+            }
+        }
+    }
+    lanes
+}

@@ -15,7 +15,7 @@ mod lanes;
 mod paley;
 mod paley_product;
 #[cfg(test)]
-mod probe;
+pub(crate) mod probe;
 mod signs;
 mod sylvester;
 

@@ -3,7 +3,7 @@
 use super::signs;
 
 /// `k` numbers of about unit variance, the same for the same seed: sums of twelve uniform ones.
-pub(super) fn gaussian(seed: u64, k: usize) -> Vec<f32> {
+pub(crate) fn gaussian(seed: u64, k: usize) -> Vec<f32> {
     let signs = signs(seed, "probe", k * 12 * 16);
     let uniform = |bits: &[f32]| bits.iter().fold(0.0, |sum, bit| (sum + bit) / 2.0);
     let normal = |bits: &[f32]| bits.chunks_exact(16).map(uniform).sum::<f32>();

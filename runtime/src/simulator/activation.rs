@@ -3,7 +3,8 @@
 //! A row x becomes x' = R·(v ⊙ x), zeros up to the end of the last segment, and in each segment
 //! integers of its own scale: `q = clamp(round_half_even(x'·f32(1/scale)))`, or
 //! `clamp(round_half_even((x' − zero)·f32(1/scale)))` where they have a zero point, as
-//! [`quantize`](crate::quantize) has it, with the scale that [`ActivationScale`] says. A segment of
+//! [`quantize`](crate::quantize) has it, with the scale that [`ActivationScale`] says; what integers
+//! stand for may be fitted to them. A segment of
 //! zeros has zeros, and so have columns of padding in any case.
 
 use std::ops::Range;
@@ -16,7 +17,7 @@ use tessera_formats::npu::Scheme;
 use super::digits::Digits;
 use super::halves::{self, PRODUCTS};
 use crate::linear::{Activations, LinearError};
-use crate::quantize::{self, Affine};
+use crate::quantize::{self, Affine, Fit};
 use crate::rotation::Rotation;
 
 /// How the scale of a row's integers is chosen, in each segment.
@@ -30,6 +31,9 @@ pub enum ActivationScale {
         /// With a zero point: the integers reach from the row's least to its greatest value
         /// ([`quantize::Affine`]). Otherwise `amax / qmax`, or `min(amax, c·rms) / qmax`.
         asymmetric: bool,
+        /// With a zero point: how far the integers reach, and what they stand for, is fitted to the
+        /// row ([`quantize::fit_row`]).
+        fitted: bool,
     },
     /// `threshold / qmax` for every row, one threshold for each segment. Larger magnitudes saturate.
     Static(Vec<f32>),
@@ -38,7 +42,7 @@ pub enum ActivationScale {
 impl Default for ActivationScale {
     /// `amax / qmax`: nothing is clipped, and there is no zero point.
     fn default() -> Self {
-        ActivationScale::Dynamic { rms_clip: None, asymmetric: false }
+        ActivationScale::Dynamic { rms_clip: None, asymmetric: false, fitted: false }
     }
 }
 
@@ -46,6 +50,11 @@ impl ActivationScale {
     /// Whether integers have a zero point.
     pub const fn is_asymmetric(&self) -> bool {
         matches!(self, ActivationScale::Dynamic { asymmetric: true, .. })
+    }
+
+    /// Whether range, scale and zero point are fitted to rows.
+    const fn is_fitted(&self) -> bool {
+        matches!(self, ActivationScale::Dynamic { fitted: true, .. })
     }
 
     /// Largest magnitude that keeps its value, of some columns of a row, those of a segment.
@@ -327,9 +336,13 @@ fn integers_of_row(row: &[f32], plan: &Plan, scales: &mut [RowScale], planes: &m
         for (segment, scale) in plan.segments.iter().zip(scales) {
             let values = present(row, segment);
             let (least, greatest) = plan.activation.extremes(values);
-            *scale = Affine::new(least, greatest, range);
+            let Fit { grid, value } = match plan.activation.is_fitted() {
+                true => quantize::fit_row(values, least, greatest, range),
+                false => Fit::of(Affine::new(least, greatest, range)),
+            };
+            *scale = value;
             let integers = &mut first[segment.start..][..values.len()];
-            quantize::quantize_row_affine(values, *scale, range, integers);
+            quantize::quantize_row_affine(values, grid, range, integers);
             // Padding has digits of zero already. Nothing where there is one plane.
             let second = second.get_mut(segment.start..).unwrap_or_default();
             let digits = values.len().min(second.len());

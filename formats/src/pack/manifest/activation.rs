@@ -14,6 +14,9 @@ pub enum Activation {
         /// Whether the integers have a zero point too, so that they reach from the row's least to
         /// its greatest value: a value is `scale · q + zero`.
         asymmetric: bool,
+        /// With a zero point: whether how far the integers reach is chosen for the row from five
+        /// ranges, and their scale and zero point are those of least squares.
+        fitted: bool,
     },
     /// The same for every row: `threshold / qmax`. Larger magnitudes saturate.
     Static {
@@ -37,7 +40,7 @@ impl Activation {
 
 impl Default for Activation {
     fn default() -> Self {
-        Activation::Dynamic { rms_clip: None, asymmetric: false }
+        Activation::Dynamic { rms_clip: None, asymmetric: false, fitted: false }
     }
 }
 
@@ -50,6 +53,8 @@ struct ActivationFields {
     rms_clip: Option<f32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     asymmetric: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fitted: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     threshold: Option<Vec<f32>>,
 }
@@ -64,16 +69,18 @@ enum ActivationKind {
 impl From<Activation> for ActivationFields {
     fn from(activation: Activation) -> Self {
         match activation {
-            Activation::Dynamic { rms_clip, asymmetric } => ActivationFields {
+            Activation::Dynamic { rms_clip, asymmetric, fitted } => ActivationFields {
                 kind: ActivationKind::Dynamic,
                 rms_clip,
                 asymmetric: asymmetric.then_some(true),
+                fitted: fitted.then_some(true),
                 threshold: None,
             },
             Activation::Static { threshold } => ActivationFields {
                 kind: ActivationKind::Static,
                 rms_clip: None,
                 asymmetric: None,
+                fitted: None,
                 threshold: Some(threshold),
             },
         }
@@ -84,19 +91,22 @@ impl TryFrom<ActivationFields> for Activation {
     type Error = &'static str;
 
     fn try_from(fields: ActivationFields) -> Result<Self, Self::Error> {
-        let ActivationFields { kind, rms_clip, asymmetric, threshold } = fields;
-        match (kind, rms_clip, asymmetric, threshold) {
-            (ActivationKind::Dynamic, rms_clip, asymmetric, None) => {
-                Ok(Activation::Dynamic { rms_clip, asymmetric: asymmetric.unwrap_or(false) })
+        let ActivationFields { kind, rms_clip, asymmetric, fitted, threshold } = fields;
+        match (kind, rms_clip, asymmetric, fitted, threshold) {
+            (ActivationKind::Dynamic, .., Some(false), None) => Err("`fitted` is true, or absent"),
+            (ActivationKind::Dynamic, _, None | Some(false), Some(true), None) => {
+                Err("a fitted activation has a zero point")
             }
-            (ActivationKind::Static, None, None, Some(threshold)) => {
+            (ActivationKind::Dynamic, rms_clip, asymmetric, fitted, None) => {
+                let [asymmetric, fitted] = [asymmetric, fitted].map(|flag| flag.unwrap_or(false));
+                Ok(Activation::Dynamic { rms_clip, asymmetric, fitted })
+            }
+            (ActivationKind::Static, None, None, None, Some(threshold)) => {
                 Ok(Activation::Static { threshold })
             }
-            (ActivationKind::Dynamic, _, _, Some(_)) => {
-                Err("a dynamic activation has no threshold")
-            }
+            (ActivationKind::Dynamic, .., Some(_)) => Err("a dynamic activation has no threshold"),
             (ActivationKind::Static, ..) => {
-                Err("a static activation has a threshold, no rms_clip and no zero point")
+                Err("a static activation has a threshold, and neither rms_clip nor zero point")
             }
         }
     }

@@ -44,7 +44,11 @@ fn clipped_rows_saturate_on_either_side() {
             &input.plan(Scheme::W8A8, Digits::Base16, &activation, &segments),
         )
     };
-    let dynamic = |factor| ActivationScale::Dynamic { rms_clip: Some(factor), asymmetric: false };
+    let dynamic = |factor| ActivationScale::Dynamic {
+        rms_clip: Some(factor),
+        asymmetric: false,
+        fitted: false,
+    };
     let rms = (1120.0f64 / 32.0).sqrt();
     for (activation, thresholds) in [
         (dynamic(2.0), [(2.0 * rms) as f32, (2.0 * rms) as f32, 127.0]),
@@ -77,7 +81,7 @@ fn zero_points_shift_values_and_not_padding() {
     let mut row = vec![-1.0f32; 72];
     row[32..64].fill(0.0);
     (row[3], row[40]) = (14.0, 6.5);
-    let scale = ActivationScale::Dynamic { rms_clip: None, asymmetric: true };
+    let scale = ActivationScale::Dynamic { rms_clip: None, asymmetric: true, fitted: false };
     let segments = [0..32, 32..64, 64..96, 96..128];
     let rows = |scheme| quantized_by(scale.clone(), &row, scheme, Digits::Base16, &segments);
     let points = |pairs: [(f32, f32); 4]| pairs.map(|(scale, zero)| Affine { scale, zero });
@@ -132,9 +136,10 @@ fn plans_are_shared() {
     let digits = plan(Scheme::W4A8, Digits::Base15, 32);
     assert!(!Arc::ptr_eq(&digits, &plan(Scheme::W4A8, Digits::Base16, 32)));
     for scale in [
-        ActivationScale::Dynamic { rms_clip: None, asymmetric: true },
-        ActivationScale::Dynamic { rms_clip: Some(3.0), asymmetric: false },
-        ActivationScale::Dynamic { rms_clip: Some(3.0), asymmetric: true },
+        ActivationScale::Dynamic { rms_clip: None, asymmetric: true, fitted: false },
+        ActivationScale::Dynamic { rms_clip: Some(3.0), asymmetric: false, fitted: false },
+        ActivationScale::Dynamic { rms_clip: Some(3.0), asymmetric: true, fitted: false },
+        ActivationScale::Dynamic { rms_clip: Some(3.0), asymmetric: true, fitted: true },
         ActivationScale::Static(vec![1.0; 2]),
     ] {
         let other = plan_of(Scheme::W8A8, Digits::Base15, &scale, 32);

@@ -8,6 +8,7 @@ use tessera_formats::pack::manifest::Granularity;
 
 use super::super::{ActivationScale, Digits, Overflow};
 use super::*;
+use crate::quantize::{self, Affine, Fit};
 use crate::rotation::Rotation;
 
 /// Numbers from a linear congruential generator.
@@ -154,8 +155,9 @@ impl Case {
         self
     }
 
-    /// Scale, zero point, least and greatest integer of some columns of a row.
-    fn points(&self, segment: usize, values: &[f32], digits: Digits) -> (f32, f32, f32, f32) {
+    /// The grid of some columns of a row, what its integers stand for, least and greatest integer.
+    fn points(&self, segment: usize, values: &[f32], digits: Digits) -> (Fit, f32, f32) {
+        let plain = |scale, zero| Fit::of(Affine { scale, zero });
         let fold = |start, f: fn(f32, f32) -> f32| values.iter().copied().fold(start, f);
         let squares: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
         let rms = (squares / values.len() as f64).sqrt();
@@ -169,7 +171,7 @@ impl Case {
             _ => f32::INFINITY,
         };
         let amax = match &self.weights.activation {
-            &ActivationScale::Dynamic { rms_clip, asymmetric: true } => {
+            &ActivationScale::Dynamic { rms_clip, asymmetric: true, fitted } => {
                 let (low, high) = match (self.weights.scheme, digits) {
                     (Scheme::W8A8, _) => (-128.0, 127.0),
                     (Scheme::W4A4, _) => (-8.0, 7.0),
@@ -177,25 +179,30 @@ impl Case {
                     (_, Digits::Base16) => (-136.0, 119.0),
                 };
                 if values.is_empty() {
-                    return (1.0, 0.0, low, high);
+                    return (plain(1.0, 0.0), low, high);
                 }
                 let clip = clip(rms_clip);
                 let least = fold(f32::INFINITY, f32::min).clamp(-clip, clip);
                 let greatest = fold(f32::NEG_INFINITY, f32::max).clamp(-clip, clip);
+                if fitted {
+                    // Tested where it is defined.
+                    let range = (low as i16, high as i16);
+                    return (quantize::fit_row(values, least, greatest, range), low, high);
+                }
                 if least == greatest {
-                    return (1.0, greatest, low, high);
+                    return (plain(1.0, greatest), low, high);
                 }
                 let scale = (greatest / 2.0 - least / 2.0) / ((high - low) / 2.0);
                 let scale = scale.max(f32::MIN_POSITIVE);
-                return (scale, greatest - scale * high, low, high);
+                return (plain(scale, greatest - scale * high), low, high);
             }
-            &ActivationScale::Dynamic { rms_clip, asymmetric: false } => {
+            &ActivationScale::Dynamic { rms_clip, asymmetric: false, .. } => {
                 fold(0.0, |amax, x| amax.max(x.abs())).min(clip(rms_clip))
             }
             ActivationScale::Static(thresholds) => thresholds[segment],
         };
         let scale = if amax == 0.0 { 1.0 } else { (amax / qmax).max(f32::MIN_POSITIVE) };
-        (scale, 0.0, -qmax, qmax)
+        (plain(scale, 0.0), -qmax, qmax)
     }
 
     /// What the NPU gives for a row: operands by the formulas, sums in f64, which are exact.
@@ -223,10 +230,12 @@ impl Case {
                             (sum, 1.0, None)
                         }
                         _ => {
-                            let (row_scale, zero, low, high) = self.points(segment, values, digits);
-                            let inverse = 1.0 / row_scale;
-                            let integer =
-                                |x: f32| ((x - zero) * inverse).round_ties_even().clamp(low, high);
+                            let (fit, low, high) = self.points(segment, values, digits);
+                            let Affine { scale: row_scale, zero } = fit.value;
+                            let inverse = 1.0 / fit.grid.scale;
+                            let integer = |x: f32| {
+                                ((x - fit.grid.zero) * inverse).round_ties_even().clamp(low, high)
+                            };
                             let products = values
                                 .iter()
                                 .enumerate()
@@ -349,7 +358,12 @@ fn equals_dense_sums_from_the_tiles() {
 }
 
 fn dynamic(rms_clip: Option<f32>, asymmetric: bool) -> ActivationScale {
-    ActivationScale::Dynamic { rms_clip, asymmetric }
+    ActivationScale::Dynamic { rms_clip, asymmetric, fitted: false }
+}
+
+/// With a zero point, fitted to rows.
+fn fitted(rms_clip: Option<f32>) -> ActivationScale {
+    ActivationScale::Dynamic { rms_clip, asymmetric: true, fitted: true }
 }
 
 /// Rows that quantizers treat specially.
@@ -375,9 +389,11 @@ fn special_rows(k: usize) -> Vec<f32> {
 #[test]
 fn zero_points_equal_dense_sums_from_the_tiles() {
     for identity in [false, true] {
-        for rms_clip in [None, Some(0.25), Some(2.5)] {
+        let clips = [None, Some(0.25), Some(2.5)];
+        let scales = clips.iter().flat_map(|&clip| [dynamic(clip, true), fitted(clip)]);
+        for scale in scales {
             for case in cases().into_iter().filter(|case| case.weights.scheme != Scheme::W16A16) {
-                let mut case = case.with(dynamic(rms_clip, true));
+                let mut case = case.with(scale.clone());
                 let k = case.weights.k;
                 if identity {
                     case.rotation = Arc::new(Rotation::identity(k));
@@ -425,7 +441,13 @@ fn zero_points_lessen_errors() {
         };
         let symmetric = error(&case);
         let case = case.with(dynamic(None, true));
-        assert!(error(&case) < symmetric * 0.35, "{}", case.weights.scheme);
+        let asymmetric = error(&case);
+        assert!(asymmetric < symmetric * 0.35, "{}", case.weights.scheme);
+        if case.weights.scheme == Scheme::W4A4 {
+            // Uniform rows have no tails to cut: only what integers stand for is better.
+            let case = case.with(fitted(None));
+            assert!(error(&case) < asymmetric, "{} {asymmetric}", error(&case));
+        }
     }
 }
 
