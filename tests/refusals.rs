@@ -7,7 +7,7 @@ mod harness;
 use std::fs;
 use std::path::Path;
 
-use harness::{convert, tessera, tiny_model};
+use harness::{convert, short_text, tessera, tiny_model};
 
 /// Runs `tessera` and returns its exit code and what it said on stderr.
 fn run(arguments: &[&str]) -> (i32, String) {
@@ -177,12 +177,14 @@ fn verify_notices_another_source() {
 }
 
 #[test]
-fn verify_notices_scales_and_vectors_that_are_none() {
+fn verify_notices_numbers_that_are_none() {
     use sha2::{Digest, Sha256};
 
     let folder = tempfile::tempdir().unwrap();
     let pack = folder.path().join("pack.safetensors");
-    convert(&tiny_model(), &pack, &[]);
+    let story = short_text();
+    let data = ["--dataset", text(&story), "--ctx", "64", "--tokens", "256"];
+    convert(&tiny_model(), &pack, &[&["--bias-correction", "true"], &data[..]].concat());
     let good = fs::read(&pack).unwrap();
     let hash = |bytes: &[u8]| -> String {
         Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -191,6 +193,7 @@ fn verify_notices_scales_and_vectors_that_are_none() {
     for (tensor, value, words) in [
         ("blk.0.attn_q.weight.scale", f32::NAN, "scale"),
         ("blk.0.attn_q.weight.scale", 0.0, "scale"),
+        ("blk.0.attn_q.weight.correction", f32::NAN, "correction"),
         ("blk.0.attn_input.rotation", f32::INFINITY, "vector"),
         ("blk.0.attn_input.rotation", 0.0, "vector"),
     ] {

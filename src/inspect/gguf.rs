@@ -287,7 +287,7 @@ fn scheme_report(
     report
 }
 
-/// K segments of a linear, estimated for the 4-bit engine.
+/// K segments of a linear, estimated for the 4-bit engine; activations of `w4a4` have zero points by default.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -295,7 +295,9 @@ fn scheme_report(
     reason = "an estimate from small positive numbers"
 )]
 fn segments(scheme: Scheme, k_padded: usize, fewest: usize) -> usize {
-    let (Engine::I4, Some((low, high))) = (scheme.engine(), scheme.activation_range(false)) else {
+    let (Engine::I4, Some((low, high))) =
+        (scheme.engine(), scheme.activation_range(scheme == Scheme::W4A4))
+    else {
         return fewest;
     };
     let digit = (f64::from(high) - f64::from(low)) / 2.0;

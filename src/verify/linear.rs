@@ -52,6 +52,11 @@ pub fn check(
     if !check.scales.iter().all(|scale| scale.is_finite() && *scale > 0.0) {
         report.problem(&linear.scale, "it has a scale that is no positive number");
     }
+    if let Some(correction) = &linear.correction
+        && !pack.read_f32(correction)?.iter().all(|value| value.is_finite())
+    {
+        report.problem(correction, "it has a correction that is no number");
+    }
     let totals = check.run(tensor)?;
     for (segment, digest) in linear.segments.iter().zip(&totals.digests) {
         if *digest != segment.sha256 {
