@@ -91,6 +91,7 @@ fn options_quantize_as_convert_does() {
         &["--recipe", text(&recipe)][..],
         &["--scheme", "w4a4"],
         &["--scheme", "w4a4", "--seed", "7"],
+        &["--scheme", "w4a8", "--scale-type", "bf16"],
         &["--scheme", "w4a4", "--rotation", "none", "--calibrator", "amax"],
         &["--scheme", "w4a4", "--granularity", "tensor", "--target", "rk3576"],
     ] {

@@ -17,6 +17,7 @@ use crate::convert::inputs::PreparedInput;
 use crate::convert::linear::TileSink;
 use crate::convert::plan::{LinearPlan, Plan};
 use crate::convert::quantizer::Quantizer;
+use crate::options::ScaleType;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 
@@ -31,8 +32,9 @@ pub struct QuantizedCheckpoint<'a> {
     calibration: Option<Arc<Calibration>>,
     progress: Progress,
     inputs: Mutex<HashMap<usize, Arc<Input>>>,
-    /// Scales of the linears that have been quantized: how many follows from their segments.
-    scales: Mutex<HashMap<usize, usize>>,
+    /// Bytes of scales and corrections of the linears that have been quantized: how many scales there
+    /// are follows from their segments.
+    vectors: Mutex<HashMap<usize, usize>>,
     simulation: Simulation,
     saturated: Arc<AtomicU64>,
 }
@@ -67,7 +69,7 @@ impl<'a> QuantizedCheckpoint<'a> {
             calibration,
             progress: Progress::silent(),
             inputs: Mutex::default(),
-            scales: Mutex::default(),
+            vectors: Mutex::default(),
             simulation,
             saturated,
         })
@@ -109,9 +111,11 @@ impl<'a> QuantizedCheckpoint<'a> {
         if input.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&plan.input);
         }
-        let mut scales = self.scales.lock().unwrap_or_else(PoisonError::into_inner);
-        scales.insert(index, converted.scales.len());
-        drop(scales);
+        let corrections = converted.correction.as_ref().map_or(0, Vec::len);
+        let bytes = converted.scales.len() * scale_bytes(plan) + corrections * size_of::<f32>();
+        let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        vectors.insert(index, bytes);
+        drop(vectors);
         let mut rest = sink.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut tiles = Vec::new();
         for segment in converted.segments.iter().rev() {
@@ -138,6 +142,14 @@ impl<'a> QuantizedCheckpoint<'a> {
             simulation,
             saturated,
         )?)
+    }
+}
+
+/// Bytes of a scale in a pack.
+fn scale_bytes(plan: &LinearPlan) -> usize {
+    match plan.options.scale_type {
+        ScaleType::F32 => 4,
+        ScaleType::Bf16 => 2,
     }
 }
 
@@ -180,9 +192,9 @@ impl Checkpoint for QuantizedCheckpoint<'_> {
 
     fn linear_bytes(&self, name: &str) -> u64 {
         let Some((index, plan)) = self.planned(name) else { return self.float.linear_bytes(name) };
-        let known = self.scales.lock().unwrap_or_else(PoisonError::into_inner).get(&index).copied();
-        let fewest = || plan.matrices() * plan.fewest_segments * plan.n;
-        let bytes = known.unwrap_or_else(fewest).saturating_mul(size_of::<f32>());
+        let vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let fewest = || plan.matrices() * plan.fewest_segments * plan.n * scale_bytes(plan);
+        let bytes = vectors.get(&index).copied().unwrap_or_else(fewest);
         plan.tile_bytes().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
