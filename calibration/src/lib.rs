@@ -1,6 +1,7 @@
 //! Which numbers to choose: observation of activations, clip searches, scales, equalization.
 
 pub mod activation_scale;
+pub mod allocate;
 pub mod clip;
 pub mod collect;
 pub mod corpus;
