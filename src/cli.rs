@@ -1,5 +1,7 @@
 //! Arguments of every command.
 
+mod sensitivity;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -10,6 +12,7 @@ use crate::models::{Device, ModelSpec};
 use crate::options::Overrides;
 use crate::rotate::MatrixType;
 use crate::size;
+pub use sensitivity::SensitivityArguments;
 
 /// Offline model conversion and quantization for the Rockchip RK3588 NPU
 #[derive(Debug, Parser)]
@@ -35,6 +38,8 @@ pub enum Command {
     Convert(ConvertArguments),
     /// Observe what a GGUF file's linears read on a text, for better conversions
     Calibrate(CalibrateArguments),
+    /// Measure what each scheme of each linear does to a model's logits, to choose schemes by
+    Sensitivity(SensitivityArguments),
     /// Take rotations into the weights of a GGUF file, which computes what it computed
     Rotate(RotateArguments),
     /// Check a pack, and measure it against the GGUF file it was made from

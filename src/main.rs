@@ -14,6 +14,7 @@ mod options;
 mod progress;
 mod recipe;
 mod rotate;
+mod sensitivity;
 mod size;
 mod table;
 mod talk;

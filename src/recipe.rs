@@ -7,6 +7,7 @@ use anyhow::{Context, anyhow};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tessera_formats::npu::Scheme;
 
 use crate::convert::roles;
 use crate::hash::hex;
@@ -143,6 +144,30 @@ impl Recipe {
         given.resolve(self.statistics)
     }
 
+    /// The scheme that a rule gives `name`; what is chosen for all others leaves it alone.
+    pub fn pinned(&self, name: &str) -> Option<SchemeChoice> {
+        self.matching(name).filter_map(|rule| rule.options.scheme).next_back()
+    }
+
+    /// The same recipe with a scheme for each of some linears, which its own rules override.
+    ///
+    /// # Errors
+    ///
+    /// If a name makes no pattern.
+    #[allow(dead_code)]
+    pub fn with_schemes(mut self, schemes: &[(String, Scheme)]) -> anyhow::Result<Self> {
+        let rule = |(name, scheme): &(String, Scheme)| {
+            let pattern = format!("^{}$", regex::escape(name));
+            let pattern = RegexBuilder::new(&pattern).size_limit(LARGEST_REGEX).build()?;
+            let scheme = Some((*scheme).into());
+            let options = Overrides { scheme, ..Overrides::default() };
+            Ok(Rule { pattern, linear: None, options })
+        };
+        let chosen: anyhow::Result<Vec<Rule>> = schemes.iter().map(rule).collect();
+        self.rules.splice(0..0, chosen?);
+        Ok(self)
+    }
+
     /// Whether a rule declares `name` a linear, although by its name it would be carried.
     pub fn declares_linear(&self, name: &str) -> bool {
         self.matching(name).filter_map(|rule| rule.linear).next_back().unwrap_or(false)
@@ -185,8 +210,6 @@ fn mistake(error: toml::de::Error) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use tessera_formats::npu::Scheme;
-
     use super::*;
     use crate::options::SchemeChoice;
 

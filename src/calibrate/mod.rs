@@ -1,9 +1,10 @@
 //! Observation of a model over a text, for `tessera calibrate`.
 
-mod output;
+pub mod output;
 mod prefix;
 mod report;
-mod text;
+pub mod text;
+pub mod transient;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -76,10 +77,17 @@ pub fn calibrate(request: &Request<'_>) -> anyhow::Result<Report> {
     output::check(request, gguf, &output)?;
     let checkpoint = model.checkpoint(request.opening)?;
     let named = || format!("`{}`", Escaped(&model.name));
-    let context = context(request, &Decoder::new(&*checkpoint).with_context(named)?)?;
+    let decoder = Decoder::new(&*checkpoint).with_context(named)?;
+    let context = context(request.model, request.context, &decoder)?;
     let decoder = Decoder::for_context(&*checkpoint, context).with_context(named)?;
     let tokenizer = models::shared_tokenizer(&[(&model, &*checkpoint, &decoder)])?;
-    let text = text::read(request, &tokenizer, context)?;
+    let selection = text::Selection {
+        dataset: request.dataset,
+        field: request.field,
+        tokens: request.tokens,
+        seed: request.seed,
+    };
+    let text = text::read(selection, &tokenizer, context)?;
     let tokens = u64::try_from(text.chunks.len() * context)?;
     let options = ObservationOptions {
         hessians: request.hessians,
@@ -148,13 +156,13 @@ pub fn merge(parts: &[PathBuf], output: &Path, force: bool) -> anyhow::Result<Re
 }
 
 /// Tokens of a chunk.
-fn context(request: &Request<'_>, decoder: &Decoder<'_>) -> anyhow::Result<usize> {
+pub fn context(model: &Path, asked: Option<usize>, decoder: &Decoder<'_>) -> anyhow::Result<usize> {
     let longest = decoder.model().context_length;
-    let Some(context) = request.context else { return Ok(CONTEXT.min(longest)) };
+    let Some(context) = asked else { return Ok(CONTEXT.min(longest)) };
     if !(2..=longest).contains(&context) {
         bail!(
             "`--ctx {context}`: a chunk must have from 2 to {longest} tokens, for which `{}` was trained",
-            request.model.display(),
+            model.display(),
         );
     }
     Ok(context)

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tessera_calibration::collect::{Prefix, PrefixFailure};
 use tessera_calibration::statistics::InputStatistics;
-use tessera_formats::gguf::{Gguf, Metadata};
+use tessera_formats::gguf::Gguf;
 use tessera_runtime::checkpoint::{Checkpoint, GgufCheckpoint};
 use tessera_runtime::decoder::{Decoder, Layer};
-use tessera_runtime::linear::{Activations, Linear, LinearError};
+use tessera_runtime::linear::Linear;
 use tessera_runtime::simulator::Simulation;
 
 use crate::convert::calibration::Calibration;
+use crate::models::mixed::Mixed;
 use crate::models::{Opening, QuantizedCheckpoint};
 use crate::recipe::Recipe;
 
@@ -60,74 +61,8 @@ impl Prefix for QuantizedPrefix<'_> {
             quantized.1.insert(name, Arc::from(linear));
         }
         let float = GgufCheckpoint::new(self.gguf);
-        let mixed = Mixed { float, quantized: &quantized.1 };
+        let mixed = Mixed::new(&float, &quantized.1);
         let decoder = Decoder::for_context(&mixed, self.context)?;
         Ok(Some(decoder.layer(index)?))
-    }
-}
-
-/// A model in floats but for some linears.
-struct Mixed<'a> {
-    float: GgufCheckpoint<'a>,
-    quantized: &'a Quantized,
-}
-
-impl Checkpoint for Mixed<'_> {
-    fn metadata(&self) -> &Metadata {
-        self.float.metadata()
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.float.names()
-    }
-
-    fn dims(&self, name: &str) -> Option<Vec<u64>> {
-        self.float.dims(name)
-    }
-
-    fn read_rows(&self, name: &str, first: u64, out: &mut [f32]) -> Result<(), LinearError> {
-        self.float.read_rows(name, first, out)
-    }
-
-    fn linear_bytes(&self, name: &str) -> u64 {
-        self.float.linear_bytes(name)
-    }
-
-    fn linear(&self, name: &str) -> Result<Box<dyn Linear>, LinearError> {
-        match self.quantized.get(name) {
-            Some(linear) => Ok(Box::new(Shared(Arc::clone(linear)))),
-            None => self.float.linear(name),
-        }
-    }
-}
-
-/// A linear that several layers hold.
-struct Shared(Arc<dyn Linear>);
-
-impl Linear for Shared {
-    fn experts(&self) -> Option<usize> {
-        self.0.experts()
-    }
-
-    fn n(&self) -> usize {
-        self.0.n()
-    }
-
-    fn k(&self) -> usize {
-        self.0.k()
-    }
-
-    fn apply(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<(), LinearError> {
-        self.0.apply(x, out)
-    }
-
-    fn apply_expert(
-        &self,
-        expert: usize,
-        x: &Activations<'_>,
-        rows: &[usize],
-        out: &mut [f32],
-    ) -> Result<(), LinearError> {
-        self.0.apply_expert(expert, x, rows, out)
     }
 }

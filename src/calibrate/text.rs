@@ -1,12 +1,25 @@
 //! The text that a model is observed over, as chunks of tokens.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, ensure};
 use rayon::prelude::*;
 use tessera_calibration::corpus::{Corpus, windows};
 use tessera_calibration::statistics::DataSource;
 use tessera_runtime::tokenizer::{Special, Tokenizer};
 
-use super::Request;
+/// Which text is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    /// Files and folders; the text that is carried if there are none.
+    pub dataset: &'a [PathBuf],
+    /// Field of the lines of `.jsonl` files.
+    pub field: Option<&'a str>,
+    /// Tokens that are wanted.
+    pub tokens: usize,
+    /// Seed of the choice of chunks. With more tokens, the same come first.
+    pub seed: u64,
+}
 
 /// Chunks, and where they come from.
 pub struct Text {
@@ -19,12 +32,16 @@ pub struct Text {
 }
 
 /// Reads the data, and chooses chunks of `context` tokens.
-pub fn read(request: &Request<'_>, tokenizer: &Tokenizer, context: usize) -> anyhow::Result<Text> {
-    let wanted = request.tokens;
+pub fn read(
+    selection: Selection<'_>,
+    tokenizer: &Tokenizer,
+    context: usize,
+) -> anyhow::Result<Text> {
+    let wanted = selection.tokens;
     ensure!(wanted > 0, "`--tokens 0` leaves nothing to observe");
-    let corpus = match request.dataset {
+    let corpus = match selection.dataset {
         [] => Corpus::built_in(),
-        paths => Corpus::read(paths, request.field)?,
+        paths => Corpus::read(paths, selection.field)?,
     };
     let special = Special { add: false, parse: false };
     let documents: Vec<Vec<u32>> = corpus
@@ -34,7 +51,7 @@ pub fn read(request: &Request<'_>, tokenizer: &Tokenizer, context: usize) -> any
         .collect::<Result<_, _>>()
         .context("the data")?;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
-    let chunks = windows(&documents, context, wanted, bos, request.seed);
+    let chunks = windows(&documents, context, wanted, bos, selection.seed);
     let there: usize = documents.iter().map(Vec::len).sum();
     ensure!(
         !chunks.is_empty(),

@@ -1,21 +1,13 @@
 //! `tessera convert`: a GGUF file becomes a pack.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
-use tempfile::TempDir;
-
-use crate::calibrate::{self, calibrate};
+use crate::calibrate::transient::{Observation, Transient, observe};
 use crate::cli::ConvertArguments;
 use crate::convert::budget::Budget;
 use crate::convert::{Request, check_output, convert};
 use crate::exit::Verdict;
-use crate::models::Opening;
-use crate::options::Overrides;
 use crate::recipe::Recipe;
-
-/// What stands for the text that tessera carries.
-const BUILT_IN: &str = "built-in";
 
 /// Converts and prints the summary.
 pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Verdict> {
@@ -42,9 +34,10 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Verdict> {
     let observed = match arguments.dataset.as_slice() {
         [] => None,
         _ if arguments.dry_run => None,
-        dataset => Some(observe(arguments, dataset, &request)?),
+        dataset => Some(observe_behind(arguments, dataset, &request)?),
     };
-    request.calibration = observed.as_ref().map(|(_, path)| path.as_path()).or(request.calibration);
+    request.calibration =
+        observed.as_ref().map(|observed| observed.path.as_path()).or(request.calibration);
     let summary = convert(&request)?;
     super::warn(&summary.warnings);
     if arguments.json {
@@ -55,53 +48,28 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Observes the model behind layers quantized as the pack's will be: the statistics, in a folder that
-/// goes when the conversion is done.
-fn observe(
+/// Observes the model behind layers quantized as the pack's will be.
+fn observe_behind(
     arguments: &ConvertArguments,
     dataset: &[PathBuf],
     request: &Request<'_>,
-) -> anyhow::Result<(TempDir, PathBuf)> {
+) -> anyhow::Result<Transient> {
     // Before hours went into it.
     check_output(request)?;
-    let folder = match arguments.output.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let folder = tempfile::Builder::new()
-        .prefix(".tessera-")
-        .suffix(".part")
-        .tempdir_in(folder)
-        .with_context(|| format!("a folder for statistics in `{}`", folder.display()))?;
-    let output = folder.path().join("statistics.safetensors");
-    let opening = Opening {
-        device: None,
-        cpu_like: false,
-        options: Overrides::default(),
-        recipe: None,
-        calibration: None,
-        target: request.target.clone(),
-        seed: request.seed,
-        budget: request.budget,
-    };
-    let built_in = dataset.len() == 1 && dataset[0].as_os_str() == BUILT_IN;
-    let observation = calibrate::Request {
+    let observation = Observation {
         model: request.input,
-        dataset: if built_in { &[] } else { dataset },
+        beside: request.output,
+        dataset,
         field: arguments.field.as_deref(),
-        output: Some(&output),
         tokens: arguments.tokens,
         context: arguments.ctx,
         seed: request.seed,
-        hessians: true,
-        memory_budget: request.budget.bytes,
-        resume: false,
-        force: false,
+        budget: request.budget,
+        target: &request.target,
         prefix: Some(&request.recipe),
-        opening: &opening,
     };
     let pool = super::worker_pool(request.budget.threads)?;
-    let report = pool.install(|| calibrate(&observation))?;
-    super::warn(report.warnings());
-    Ok((folder, output))
+    let observed = pool.install(|| observe(&observation))?;
+    super::warn(&observed.warnings);
+    Ok(observed)
 }

@@ -8,6 +8,7 @@ mod inspect;
 mod man;
 mod rotate;
 mod run;
+mod sensitivity;
 mod verify;
 
 use std::io::{ErrorKind, Write};
@@ -37,6 +38,7 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Calibrate(arguments) => calibrate::run(&arguments),
+        Command::Sensitivity(arguments) => sensitivity::run(&arguments),
         Command::Rotate(arguments) => rotate::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),

@@ -96,6 +96,32 @@ impl Calibration {
         Ok(None)
     }
 
+    /// The sampled rows `[rows, k]` of what a linear reads, and k.
+    pub fn sampled_rows(&self, linear: &str) -> anyhow::Result<Option<(Vec<f32>, usize)>> {
+        let statistics = match self {
+            Calibration::File { file, .. } => match file.index_of(linear) {
+                Some(index) => file.load_sums_and_rows(index)?,
+                None => return Ok(None),
+            },
+            Calibration::Memory(inputs) => {
+                let reads = |input: &&InputStatistics| input.linears.iter().any(|l| l == linear);
+                match inputs.iter().find(reads) {
+                    Some(input) => input.clone(),
+                    None => return Ok(None),
+                }
+            }
+        };
+        Ok(Some((statistics.rows, statistics.k)).filter(|(rows, _)| !rows.is_empty()))
+    }
+
+    /// SHA-256 of the file, where it is one.
+    pub fn digest(&self) -> Option<&str> {
+        match self {
+            Calibration::File { sha256, .. } => Some(sha256),
+            Calibration::Memory(_) => None,
+        }
+    }
+
     /// What a pack records of a file.
     pub fn record(&self) -> Option<manifest::Calibration> {
         let Calibration::File { file, sha256, .. } = self else { return None };

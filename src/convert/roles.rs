@@ -86,7 +86,7 @@ impl Role {
 }
 
 /// `attn_q` of `blk.0.attn_q.weight`; `None` for what is not a weight.
-fn operator(name: &str) -> Option<&str> {
+pub fn operator(name: &str) -> Option<&str> {
     let stem = name.strip_suffix(".weight")?;
     Some(stem.rsplit_once('.').map_or(stem, |(_, operator)| operator))
 }

@@ -1,5 +1,6 @@
 //! Models that are run: GGUF files, packs, and GGUF files quantized in memory.
 
+pub mod mixed;
 mod quantized;
 mod spec;
 

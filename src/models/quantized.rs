@@ -32,11 +32,22 @@ pub struct QuantizedCheckpoint<'a> {
     calibration: Option<Arc<Calibration>>,
     progress: Progress,
     inputs: Mutex<HashMap<usize, Arc<Input>>>,
-    /// Bytes of scales and corrections of the linears that have been quantized: how many scales there
-    /// are follows from their segments.
-    vectors: Mutex<HashMap<usize, usize>>,
+    /// What became of the linears that have been quantized: how many scales there are follows from
+    /// their segments.
+    results: Mutex<HashMap<usize, Stored>>,
     simulation: Simulation,
     saturated: Arc<AtomicU64>,
+}
+
+/// What a pack has of a linear that was quantized.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    /// Bytes of its tiles.
+    pub tile_bytes: u64,
+    /// Bytes of its scales and corrections.
+    pub vector_bytes: u64,
+    /// Relative root mean square error of its weights, as stored and rotated.
+    pub weight_error: f64,
 }
 
 /// An input, ready for the rows of its linears and for activations.
@@ -69,10 +80,21 @@ impl<'a> QuantizedCheckpoint<'a> {
             calibration,
             progress: Progress::silent(),
             inputs: Mutex::default(),
-            vectors: Mutex::default(),
+            results: Mutex::default(),
             simulation,
             saturated,
         })
+    }
+
+    /// What a pack stores of a linear, once it was quantized. `None` for what is carried.
+    pub fn stored(&self, name: &str) -> Option<Stored> {
+        let (index, _) = self.planned(name)?;
+        self.results.lock().unwrap_or_else(PoisonError::into_inner).get(&index).copied()
+    }
+
+    /// Whether a linear of that name is quantized.
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
     }
 
     fn planned(&self, name: &str) -> Option<(usize, &LinearPlan)> {
@@ -113,9 +135,14 @@ impl<'a> QuantizedCheckpoint<'a> {
         }
         let corrections = converted.correction.as_ref().map_or(0, Vec::len);
         let bytes = converted.scales.len() * scale_bytes(plan) + corrections * size_of::<f32>();
-        let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
-        vectors.insert(index, bytes);
-        drop(vectors);
+        let stored = Stored {
+            tile_bytes: plan.tile_bytes(),
+            vector_bytes: u64::try_from(bytes)?,
+            weight_error: converted.relative_rms,
+        };
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.insert(index, stored);
+        drop(results);
         let mut rest = sink.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut tiles = Vec::new();
         for segment in converted.segments.iter().rev() {
@@ -192,10 +219,13 @@ impl Checkpoint for QuantizedCheckpoint<'_> {
 
     fn linear_bytes(&self, name: &str) -> u64 {
         let Some((index, plan)) = self.planned(name) else { return self.float.linear_bytes(name) };
-        let vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let fewest = || plan.matrices() * plan.fewest_segments * plan.n * scale_bytes(plan);
-        let bytes = vectors.get(&index).copied().unwrap_or_else(fewest);
-        plan.tile_bytes().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX))
+        let bytes = match results.get(&index) {
+            Some(stored) => stored.vector_bytes,
+            None => u64::try_from(fewest()).unwrap_or(u64::MAX),
+        };
+        plan.tile_bytes().saturating_add(bytes)
     }
 
     fn linear(&self, name: &str) -> Result<Box<dyn Linear>, LinearError> {

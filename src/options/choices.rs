@@ -45,6 +45,17 @@ impl SchemeChoice {
     }
 }
 
+impl From<Scheme> for SchemeChoice {
+    fn from(scheme: Scheme) -> Self {
+        match scheme {
+            Scheme::W16A16 => SchemeChoice::W16A16,
+            Scheme::W8A8 => SchemeChoice::W8A8,
+            Scheme::W4A8 => SchemeChoice::W4A8,
+            Scheme::W4A4 => SchemeChoice::W4A4,
+        }
+    }
+}
+
 /// The orthogonal matrix before quantization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,0 +1,97 @@
+//! Statistics that are used at once and not kept.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tempfile::TempDir;
+use tessera_formats::npu::Target;
+
+use super::{Request, calibrate};
+use crate::convert::budget::Budget;
+use crate::models::Opening;
+use crate::options::Overrides;
+use crate::recipe::Recipe;
+
+/// What stands for the text that tessera carries, where a text must be named.
+const BUILT_IN: &str = "built-in";
+
+/// What is to be observed.
+pub struct Observation<'a> {
+    /// GGUF file.
+    pub model: &'a Path,
+    /// The file that is made by the statistics: they stand in a folder beside it for a while.
+    pub beside: &'a Path,
+    /// Texts, or `built-in`.
+    pub dataset: &'a [PathBuf],
+    /// Field of the lines of `.jsonl` files.
+    pub field: Option<&'a str>,
+    /// Tokens to observe.
+    pub tokens: usize,
+    /// Tokens of a chunk, where the user said so.
+    pub context: Option<usize>,
+    /// Seed of the choice of chunks and of quantization.
+    pub seed: u64,
+    /// Memory and threads.
+    pub budget: Budget,
+    /// The chip.
+    pub target: &'a Target,
+    /// How the layers before an input are quantized; they are not where there is none.
+    pub prefix: Option<&'a Recipe>,
+}
+
+/// Statistics, in a folder that goes with them.
+pub struct Transient {
+    /// The file.
+    pub path: PathBuf,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    _folder: TempDir,
+}
+
+/// The texts that are meant: none for the one that is carried.
+pub fn texts(dataset: &[PathBuf]) -> &[PathBuf] {
+    match dataset {
+        [only] if only.as_os_str() == BUILT_IN => &[],
+        dataset => dataset,
+    }
+}
+
+/// Observes a model, with Hessians.
+pub fn observe(observation: &Observation<'_>) -> anyhow::Result<Transient> {
+    let folder = match observation.beside.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let folder = tempfile::Builder::new()
+        .prefix(".tessera-")
+        .suffix(".part")
+        .tempdir_in(folder)
+        .with_context(|| format!("a folder for statistics in `{}`", folder.display()))?;
+    let path = folder.path().join("statistics.safetensors");
+    let opening = Opening {
+        device: None,
+        cpu_like: false,
+        options: Overrides::default(),
+        recipe: None,
+        calibration: None,
+        target: observation.target.clone(),
+        seed: observation.seed,
+        budget: observation.budget,
+    };
+    let report = calibrate(&Request {
+        model: observation.model,
+        dataset: texts(observation.dataset),
+        field: observation.field,
+        output: Some(&path),
+        tokens: observation.tokens,
+        context: observation.context,
+        seed: observation.seed,
+        hessians: true,
+        memory_budget: observation.budget.bytes,
+        resume: false,
+        force: false,
+        prefix: observation.prefix,
+        opening: &opening,
+    })?;
+    Ok(Transient { path, warnings: report.warnings().to_vec(), _folder: folder })
+}
