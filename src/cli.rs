@@ -151,6 +151,29 @@ pub struct ConvertArguments {
     #[arg(long, value_name = "N", requires = "dataset", help_heading = "Calibration")]
     pub ctx: Option<usize>,
 
+    /// Choose a scheme for each linear: at most so many bits per weight, scales counted, for the least KL
+    /// divergence
+    #[arg(long, value_name = "BITS", group = "goal", help_heading = "Choice of bits")]
+    pub target_bpw: Option<f64>,
+
+    /// At most so many bytes of all files of the pack, such as `9G`
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = size::parse,
+        group = "goal",
+        help_heading = "Choice of bits"
+    )]
+    pub target_size: Option<u64>,
+
+    /// The smallest pack of at most this mean KL divergence, on a part of the text that is held out
+    #[arg(long, value_name = "KLD", group = "goal", help_heading = "Choice of bits")]
+    pub max_kld: Option<f64>,
+
+    /// Sensitivities that `tessera sensitivity` measured [default: they are measured]
+    #[arg(long, value_name = "FILE", requires = "goal", help_heading = "Choice of bits")]
+    pub sensitivity: Option<PathBuf>,
+
     /// Seed of every random choice [default: 0]
     #[arg(
         long,

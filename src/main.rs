@@ -1,6 +1,7 @@
 //! The `tessera` command line: parse, dispatch, report.
 
 mod calibrate;
+mod choose;
 mod cli;
 mod commands;
 mod completion;

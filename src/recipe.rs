@@ -84,6 +84,12 @@ impl Recipe {
         Recipe { defaults: self.defaults.overridden_by(options), ..self }
     }
 
+    /// The same recipe with `options` where its defaults say nothing.
+    #[must_use]
+    pub fn or(self, options: Overrides) -> Self {
+        Recipe { defaults: options.overridden_by(self.defaults), ..self }
+    }
+
     /// Reads a recipe file; `command_line` overrides its defaults, its rules override both.
     pub fn read(path: &Path, command_line: Overrides) -> anyhow::Result<Self> {
         let context = || format!("recipe `{}`", path.display());
@@ -154,7 +160,6 @@ impl Recipe {
     /// # Errors
     ///
     /// If a name makes no pattern.
-    #[allow(dead_code)]
     pub fn with_schemes(mut self, schemes: &[(String, Scheme)]) -> anyhow::Result<Self> {
         let rule = |(name, scheme): &(String, Scheme)| {
             let pattern = format!("^{}$", regex::escape(name));

@@ -2,11 +2,16 @@
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
+
 use crate::calibrate::transient::{Observation, Transient, observe};
+use crate::choose::goal::Goal;
+use crate::choose::{self};
 use crate::cli::ConvertArguments;
 use crate::convert::budget::Budget;
 use crate::convert::{Request, check_output, convert};
 use crate::exit::Verdict;
+use crate::options::{Overrides, ScaleType};
 use crate::recipe::Recipe;
 
 /// Converts and prints the summary.
@@ -31,6 +36,9 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Verdict> {
         dry_run: arguments.dry_run,
         force: arguments.force,
     };
+    if let Some(goal) = goal(arguments)? {
+        return choose_and_convert(arguments, request, goal);
+    }
     let observed = match arguments.dataset.as_slice() {
         [] => None,
         _ if arguments.dry_run => None,
@@ -44,6 +52,59 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Verdict> {
         super::print_json(&summary)?;
     } else {
         super::print(&summary.text())?;
+    }
+    Ok(Verdict::Passed)
+}
+
+/// What is asked of the choice of schemes, if it is asked for.
+fn goal(arguments: &ConvertArguments) -> anyhow::Result<Option<Goal>> {
+    let positive = |name: &str, value: f64| {
+        ensure!(value.is_finite() && value > 0.0, "`--{name} {value}` must be above zero");
+        Ok(value)
+    };
+    Ok(match (arguments.target_bpw, arguments.target_size, arguments.max_kld) {
+        (Some(bits), ..) => Some(Goal::BitsPerWeight(positive("target-bpw", bits)?)),
+        (_, Some(bytes), _) => Some(Goal::Size(bytes)),
+        (.., Some(kld)) => Some(Goal::Divergence(positive("max-kld", kld)?)),
+        _ => None,
+    })
+}
+
+fn choose_and_convert(
+    arguments: &ConvertArguments,
+    conversion: Request<'_>,
+    goal: Goal,
+) -> anyhow::Result<Verdict> {
+    ensure!(
+        !arguments.dataset.is_empty(),
+        "choosing bits needs a text to measure on: give `--dataset FILE`, or `--dataset built-in`",
+    );
+    ensure!(
+        arguments.options.scheme.is_none() && !arguments.dry_run,
+        "`--scheme` and `--dry-run` leave nothing to choose: a recipe's rules pin single linears",
+    );
+    // Scales of 16 bits, unless something else is said: what is spent on them is lost to weights.
+    let short = Overrides { scale_type: Some(ScaleType::Bf16), ..Overrides::default() };
+    let recipe = conversion.recipe.clone().or(short).with_statistics(true);
+    let threads = conversion.budget.threads;
+    let request = choose::Request {
+        conversion: Request { recipe, ..conversion },
+        goal,
+        dataset: &arguments.dataset,
+        field: arguments.field.as_deref(),
+        tokens: arguments.tokens,
+        context: arguments.ctx,
+        sensitivities: arguments.sensitivity.as_deref(),
+    };
+    let (summary, choice) = super::worker_pool(threads)?.install(|| choose::choose(&request))?;
+    super::warn(&summary.warnings);
+    if arguments.json {
+        let mut printed = serde_json::to_value(&summary)?;
+        printed["choice"] = serde_json::to_value(&choice)?;
+        super::print_json(&printed)?;
+    } else {
+        super::print(&summary.text())?;
+        super::print(&choice.text())?;
     }
     Ok(Verdict::Passed)
 }

@@ -1,0 +1,128 @@
+//! What a choice of schemes is to meet, and the choice that does by sensitivities.
+
+use anyhow::{Context, ensure};
+use tessera_calibration::allocate::{Allocation, Choice, Frontier};
+use tessera_formats::npu::Scheme;
+
+use crate::sensitivity::file::{Demotion, Sensitivities};
+use crate::size;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Goal {
+    /// At most this many bits per weight, scales counted and the padding of tiles not.
+    BitsPerWeight(f64),
+    /// At most this many bytes of all files of the pack.
+    Size(u64),
+    /// At most this mean KL divergence from the model in floats, in nats, as few bytes as do.
+    Divergence(f64),
+}
+
+impl Goal {
+    /// What is spent.
+    fn cost(self, weights: u64, option: &Demotion) -> u64 {
+        match self {
+            Goal::BitsPerWeight(_) => option.bits(weights),
+            Goal::Size(_) | Goal::Divergence(_) => option.bytes(),
+        }
+    }
+}
+
+/// A scheme for every linear.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chosen {
+    /// Linears and their schemes, those that the recipe pins left out.
+    pub schemes: Vec<(String, Scheme)>,
+    /// Index of every linear's option.
+    pub options: Vec<usize>,
+    /// Sum of damages: the divergence that is to be expected.
+    pub predicted: f64,
+    /// Bits per weight of all linears, scales counted and padding not.
+    pub bits_per_weight: f64,
+    /// Bytes of tiles, scales and corrections.
+    pub bytes: u64,
+}
+
+/// All choices that no other is better than in both cost and damage.
+pub struct Choices<'a> {
+    sensitivities: &'a Sensitivities,
+    frontier: Frontier,
+    weights: u64,
+}
+
+impl<'a> Choices<'a> {
+    /// By what the goal spends.
+    pub fn new(sensitivities: &'a Sensitivities, goal: Goal) -> anyhow::Result<Self> {
+        let items = sensitivities.linears.iter().map(|linear| {
+            let choice = |option: &Demotion| Choice {
+                cost: goal.cost(linear.weights, option),
+                damage: sensitivities.damage(linear, option).unwrap_or(f64::NAN),
+            };
+            linear.options.iter().map(choice).collect()
+        });
+        let items: Vec<Vec<Choice>> = items.collect();
+        ensure!(!items.is_empty(), "there is no linear to choose a scheme for");
+        let frontier = Frontier::new(&items).context("the sensitivities")?;
+        let weights = sensitivities.linears.iter().map(|linear| linear.weights).sum();
+        Ok(Choices { sensitivities, frontier, weights })
+    }
+
+    /// Whether the choices are exactly the best.
+    pub fn are_exact(&self) -> bool {
+        self.frontier.is_exact()
+    }
+
+    /// The best with at most so many bits per weight.
+    pub fn of_bits(&self, bits_per_weight: f64) -> anyhow::Result<Chosen> {
+        let budget = bits_per_weight * self.weights as f64;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        let found = self.frontier.within(budget as u64);
+        let least = || {
+            let (bits, _) = self.frontier.points().next().unwrap_or_default();
+            format!(
+                "{bits_per_weight} bits per weight are too few: the schemes that may be chosen take {:.3} at least",
+                bits as f64 / self.weights as f64,
+            )
+        };
+        Ok(self.chosen(found.with_context(least)?))
+    }
+
+    /// The best with at most so many bytes of linears; `beside` are those of the rest of the pack.
+    pub fn of_bytes(&self, target: u64, beside: u64) -> anyhow::Result<Chosen> {
+        let found = target.checked_sub(beside).and_then(|budget| self.frontier.within(budget));
+        let least = || {
+            let (bytes, _) = self.frontier.points().next().unwrap_or_default();
+            format!(
+                "a pack of {} is too small: what is not quantized takes {}, and the schemes that may be \
+                 chosen {} at least",
+                size::show(target),
+                size::show(beside),
+                size::show(bytes),
+            )
+        };
+        Ok(self.chosen(found.with_context(least)?))
+    }
+
+    /// The cheapest whose damages add up to at most `most`; the one of least damage if none do.
+    pub fn of_damage(&self, most: f64) -> Chosen {
+        let least = || self.frontier.within(u64::MAX);
+        let found = self.frontier.cheapest(most).or_else(least);
+        self.chosen(found.unwrap_or(Allocation { options: Vec::new(), cost: 0, damage: 0.0 }))
+    }
+
+    fn chosen(&self, allocation: Allocation) -> Chosen {
+        let linears = &self.sensitivities.linears;
+        let options = || linears.iter().zip(&allocation.options).map(|(l, &o)| (l, &l.options[o]));
+        let bits: u64 = options().map(|(linear, option)| option.bits(linear.weights)).sum();
+        let free = options().filter(|(linear, _)| !linear.pinned);
+        Chosen {
+            schemes: free.map(|(linear, option)| (linear.name.clone(), option.scheme)).collect(),
+            predicted: options()
+                .map(|(linear, option)| self.sensitivities.damage(linear, option).unwrap_or(0.0))
+                .sum(),
+            bits_per_weight: bits as f64 / self.weights.max(1) as f64,
+            bytes: options().map(|(_, option)| option.bytes()).sum(),
+            options: allocation.options,
+        }
+    }
+}

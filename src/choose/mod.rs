@@ -1,0 +1,366 @@
+//! Choosing a scheme for every linear by what they do to the logits, converting, and measuring what
+//! came of it.
+
+pub mod goal;
+mod search;
+mod texts;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use serde::Serialize;
+use tempfile::TempDir;
+use tessera_formats::gguf::Gguf;
+use tessera_runtime::decoder::Decoder;
+use tessera_runtime::perplexity::{Chunks, Evaluation, Participant, Reference};
+
+use self::goal::{Choices, Chosen, Goal};
+use self::search::Search;
+use self::texts::Texts;
+use crate::calibrate::transient::{Observation, observe};
+use crate::convert::calibration::digests;
+use crate::convert::summary::Summary;
+use crate::convert::{self, convert};
+use crate::models::{How, Model, ModelSpec, Opening};
+use crate::options::Overrides;
+use crate::progress::Progress;
+use crate::sensitivity::file::Sensitivities;
+use crate::sensitivity::{self, sensitivity};
+use crate::size;
+
+/// Conversions that are made at most to find one that meets the goal.
+const MOST_TRIALS: usize = 8;
+
+/// Tokens that pass through the model for each demotion.
+const DEMOTION_TOKENS: usize = 4096;
+
+/// What is to be chosen, and from what.
+pub struct Request<'a> {
+    /// The conversion, with the recipe that the chosen schemes are added to.
+    pub conversion: convert::Request<'a>,
+    /// What is asked for.
+    pub goal: Goal,
+    /// Texts, or `built-in`.
+    pub dataset: &'a [PathBuf],
+    /// Field of the lines of `.jsonl` files.
+    pub field: Option<&'a str>,
+    /// Tokens to calibrate on.
+    pub tokens: usize,
+    /// Tokens of a chunk, where the user said so.
+    pub context: Option<usize>,
+    /// Sensitivities that were measured before.
+    pub sensitivities: Option<&'a Path>,
+}
+
+/// What was chosen, and what came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Choice {
+    /// What was asked for: `target_bpw`, `target_size` or `max_kld`.
+    pub goal: &'static str,
+    /// How much of it.
+    pub asked: f64,
+    /// Bits per weight of all linears, scales counted and the padding of tiles not.
+    pub bits_per_weight: f64,
+    /// Bytes of tiles, scales and corrections.
+    pub linear_bytes: u64,
+    /// Sum of the measured damages: the divergence that was to be expected.
+    pub predicted_kld: f64,
+    /// Mean KL divergence of the pack from the model in floats, on text that nothing was chosen by.
+    pub measured_kld: f64,
+    /// Standard error of that.
+    pub measured_kld_error: f64,
+    /// Tokens that were scored for it.
+    pub scored_tokens: usize,
+    /// Conversions that were made.
+    pub trials: usize,
+    /// Whether no choice of these damages is better.
+    pub exact: bool,
+}
+
+impl Choice {
+    /// For people.
+    pub fn text(&self) -> String {
+        format!(
+            "{:.3} bits per weight without padding; KL divergence predicted {:.6}, measured {:.6} ± {:.6} on \
+             {} tokens held out ({} conversion{})\n",
+            self.bits_per_weight,
+            self.predicted_kld,
+            self.measured_kld,
+            self.measured_kld_error,
+            self.scored_tokens,
+            self.trials,
+            if self.trials == 1 { "" } else { "s" },
+        )
+    }
+}
+
+/// A pack that was made and measured, in a folder beside its place.
+struct Trial {
+    folder: TempDir,
+    summary: Summary,
+    chosen: Chosen,
+    kld: Measured,
+}
+
+/// A mean KL divergence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Measured {
+    mean: f64,
+    error: f64,
+    tokens: usize,
+}
+
+/// Chooses, converts and measures; on an error nothing stands under the pack's name.
+pub fn choose(request: &Request<'_>) -> anyhow::Result<(Summary, Choice)> {
+    convert::check_output(&request.conversion)?;
+    let opening = opening(request);
+    let texts = Texts::read(request, &opening)?;
+    let sensitivities = sensitivities(request, &opening, &texts)?;
+    let choices = Choices::new(&sensitivities, request.goal)?;
+    let (trial, trials) = meet(request, &opening, &texts, &choices)?;
+    let (goal, asked) = match request.goal {
+        Goal::BitsPerWeight(bits) => ("target_bpw", bits),
+        Goal::Size(bytes) => ("target_size", bytes as f64),
+        Goal::Divergence(kld) => ("max_kld", kld),
+    };
+    let choice = Choice {
+        goal,
+        asked,
+        bits_per_weight: trial.chosen.bits_per_weight,
+        linear_bytes: trial.chosen.bytes,
+        predicted_kld: trial.chosen.predicted,
+        measured_kld: trial.kld.mean,
+        measured_kld_error: trial.kld.error,
+        scored_tokens: trial.kld.tokens,
+        trials,
+        exact: choices.are_exact(),
+    };
+    let summary = put_in_place(request, trial)?;
+    Ok((summary, choice))
+}
+
+/// Converts until the goal is met: the pack that does best, and how many were made.
+fn meet(
+    request: &Request<'_>,
+    opening: &Opening,
+    texts: &Texts,
+    choices: &Choices<'_>,
+) -> anyhow::Result<(Trial, usize)> {
+    let attempt = |chosen: Chosen| attempt(request, opening, texts, chosen);
+    match request.goal {
+        Goal::BitsPerWeight(bits) => Ok((attempt(choices.of_bits(bits)?)?, 1)),
+        Goal::Size(target) => {
+            let mut beside = 0;
+            for trials in 1..=MOST_TRIALS {
+                let trial = attempt(choices.of_bytes(target, beside)?)?;
+                let bytes = trial.summary.bytes_out;
+                if bytes <= target {
+                    return Ok((trial, trials));
+                }
+                // What stands beside the linears is known now, but for a header that changes a little.
+                beside = (bytes - trial.chosen.bytes).max(beside + 1);
+            }
+            anyhow::bail!("no pack of {} was found in {MOST_TRIALS} trials", size::show(target))
+        }
+        Goal::Divergence(most) => {
+            let mut search = Search::new(most);
+            let mut best: Option<Trial> = None;
+            let mut seen: Vec<Vec<usize>> = Vec::new();
+            while seen.len() < MOST_TRIALS {
+                let Some(predicted) = search.next() else { break };
+                let chosen = choices.of_damage(predicted);
+                if seen.contains(&chosen.options) {
+                    break;
+                }
+                seen.push(chosen.options.clone());
+                let trial = attempt(chosen)?;
+                let met = search.record(trial.chosen.predicted, trial.kld.mean, trial.kld.error);
+                let smaller = |best: &Trial| trial.summary.bytes_out < best.summary.bytes_out;
+                if met && best.as_ref().is_none_or(smaller) {
+                    best = Some(trial);
+                }
+            }
+            let least = search.least();
+            let found = best.with_context(|| {
+                format!(
+                    "no choice reaches a KL divergence of {most}: the least that was measured is {least:.6}"
+                )
+            })?;
+            Ok((found, seen.len()))
+        }
+    }
+}
+
+/// Calibrates behind a choice, converts by it into a folder of its own, and measures.
+fn attempt(
+    request: &Request<'_>,
+    opening: &Opening,
+    texts: &Texts,
+    chosen: Chosen,
+) -> anyhow::Result<Trial> {
+    let conversion = &request.conversion;
+    let recipe = conversion.recipe.clone().with_schemes(&chosen.schemes)?.with_statistics(true);
+    let observed = observe(&Observation {
+        model: conversion.input,
+        beside: conversion.output,
+        dataset: request.dataset,
+        field: request.field,
+        tokens: texts.calibration_tokens,
+        context: request.context,
+        seed: conversion.seed,
+        budget: conversion.budget,
+        target: &conversion.target,
+        prefix: Some(&recipe),
+    })?;
+    let folder = tempfile::Builder::new()
+        .prefix(".tessera-")
+        .suffix(".part")
+        .tempdir_in(parent(conversion.output))
+        .with_context(|| format!("a folder beside `{}`", conversion.output.display()))?;
+    let name = conversion.output.file_name().context("the output has no name")?;
+    let pack = folder.path().join(name);
+    let summary = convert(&convert::Request {
+        input: conversion.input,
+        output: &pack,
+        recipe,
+        calibration: Some(&observed.path),
+        target: conversion.target.clone(),
+        seed: conversion.seed,
+        budget: conversion.budget,
+        shard_size: conversion.shard_size,
+        dry_run: false,
+        force: false,
+    })?;
+    let written = summary.output.first().map_or(pack.as_path(), Path::new);
+    let kld = measure(conversion.input, written, opening, &texts.held_out)?;
+    Ok(Trial { folder, summary, chosen, kld })
+}
+
+/// Mean KL divergence of a pack from the GGUF file in floats.
+fn measure(
+    model: &Path,
+    pack: &Path,
+    opening: &Opening,
+    chunks: &Chunks,
+) -> anyhow::Result<Measured> {
+    let open = |path: &Path, how| {
+        let text = path.display().to_string();
+        Model::open(&ModelSpec { text, path: path.to_owned(), how }, opening)
+    };
+    let (own, pack) = (open(model, Some(How::Float))?, open(pack, None)?);
+    let checkpoints = [own.checkpoint(opening)?, pack.checkpoint(opening)?];
+    let decoders = [
+        Decoder::for_context(&*checkpoints[0], chunks.context())?,
+        Decoder::for_context(&*checkpoints[1], chunks.context())?,
+    ];
+    let participant = |index: usize, name: &str| Participant {
+        name: name.to_owned(),
+        model: &decoders[index],
+        save: None,
+    };
+    let evaluation = Evaluation {
+        chunks,
+        memory_budget_bytes: opening.budget.bytes,
+        reference: Some(Reference::Model(participant(0, "model"))),
+        models: vec![participant(1, "pack")],
+    };
+    let progress = Progress::of_steps("measuring");
+    let outcome = evaluation.run(&mut |work| progress.set(work.done, work.total));
+    progress.finish();
+    let outcome = outcome?;
+    let summary = outcome.models.first().map(|outcome| &outcome.summary);
+    let comparison = summary.and_then(|summary| summary.comparison.as_ref());
+    let kld = &comparison.context("nothing was compared")?.kld;
+    let tokens = summary.map_or(0, |summary| summary.tokens);
+    Ok(Measured { mean: kld.mean.value, error: kld.mean.error, tokens })
+}
+
+/// Sensitivities: those of the file, if they are of this model, or measured now.
+fn sensitivities(
+    request: &Request<'_>,
+    opening: &Opening,
+    texts: &Texts,
+) -> anyhow::Result<Sensitivities> {
+    let conversion = &request.conversion;
+    if let Some(path) = request.sensitivities {
+        let found = Sensitivities::read(path)?;
+        let model = digests(&Gguf::open(conversion.input)?)?;
+        ensure!(
+            found.setting.model.iter().map(|file| &file.sha256).eq(model.iter().map(|f| &f.sha256)),
+            "the sensitivities `{}` are of another model than `{}`",
+            path.display(),
+            conversion.input.display(),
+        );
+        return Ok(found);
+    }
+    let observed = observe(&Observation {
+        model: conversion.input,
+        beside: conversion.output,
+        dataset: request.dataset,
+        field: request.field,
+        tokens: texts.calibration_tokens,
+        context: request.context,
+        seed: conversion.seed,
+        budget: conversion.budget,
+        target: &conversion.target,
+        prefix: None,
+    })?;
+    let output = observed.path.with_file_name("sensitivities.json");
+    let schemes = tessera_formats::npu::Scheme::ALL;
+    sensitivity(&sensitivity::Request {
+        model: conversion.input,
+        dataset: crate::calibrate::transient::texts(request.dataset),
+        field: request.field,
+        statistics: &observed.path,
+        output: &output,
+        tokens: DEMOTION_TOKENS.min(texts.calibration_tokens),
+        context: request.context,
+        schemes: &schemes,
+        recipe: &conversion.recipe,
+        estimate: false,
+        memory_budget: conversion.budget.bytes,
+        resume: false,
+        force: false,
+        opening,
+    })?;
+    Sensitivities::read(&output)
+}
+
+/// Moves the files of a pack from the folder where they were made to where they belong.
+fn put_in_place(request: &Request<'_>, trial: Trial) -> anyhow::Result<Summary> {
+    let Trial { folder, mut summary, .. } = trial;
+    let place = parent(request.conversion.output);
+    let entries = fs::read_dir(folder.path())
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .with_context(|| format!("`{}`", folder.path().display()))?;
+    for entry in entries {
+        let to = place.join(entry.file_name());
+        fs::rename(entry.path(), &to).with_context(|| format!("`{}`", to.display()))?;
+    }
+    for output in &mut summary.output {
+        let name = Path::new(&*output).file_name().unwrap_or_default();
+        *output = place.join(name).display().to_string();
+    }
+    Ok(summary)
+}
+
+fn parent(output: &Path) -> &Path {
+    match output.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn opening(request: &Request<'_>) -> Opening {
+    Opening {
+        device: None,
+        cpu_like: false,
+        options: Overrides::default(),
+        recipe: None,
+        calibration: None,
+        target: request.conversion.target.clone(),
+        seed: request.conversion.seed,
+        budget: request.conversion.budget,
+    }
+}
