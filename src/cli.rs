@@ -20,7 +20,7 @@ pub use sensitivity::SensitivityArguments;
 #[command(after_help = "\
 Exit codes:
   0  everything is in order
-  1  the command worked, and what it checked is not in order
+  1  the command worked, and what it checked is not in order, or what it compared differs
   2  wrong usage or bad input
   3  the environment lacks something (space, permission, a device)")]
 pub struct Arguments {

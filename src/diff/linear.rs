@@ -255,12 +255,14 @@ fn records(a: &Linear, b: &Linear, input_a: &Input, input_b: &Input, changes: &m
     }
     let trial = |input: &Input| input.sign_trial.map_or("none".to_owned(), |t| t.to_string());
     changes.value("sign trial", &trial(input_a), &trial(input_b));
-    let certificates = |linear: &Linear| -> Vec<_> {
-        linear.segments.iter().map(|segment| segment.accumulator.clone()).collect()
-    };
     // A certificate holds for a range of activations.
-    if a.activation_range() == b.activation_range() && certificates(a) != certificates(b) {
-        let shown = |linear: &Linear| format!("{:?}", certificates(linear));
-        changes.value("certificates", &shown(a), &shown(b));
+    if a.activation_range() == b.activation_range() {
+        let pairs = a.segments.iter().zip(&b.segments);
+        let changed = pairs.filter(|(a, b)| a.accumulator != b.accumulator).count();
+        if changed > 0 {
+            let [changed, of] =
+                [changed, a.segments.len()].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+            changes.0.push(Change::numbers("certificates", changed, of, None));
+        }
     }
 }
