@@ -42,7 +42,8 @@ pub fn compare(a: Place<'_>, b: Place<'_>, budget: Budget) -> anyhow::Result<Com
     }
 
     let (tiled_a, tiled_b) = (Weights::open(a.0, of_a)?, Weights::open(b.0, of_b)?);
-    if !scales {
+    // Scales of other integers tell nothing.
+    if !scales && of_a.scheme.engine() == of_b.scheme.engine() {
         let (scales_a, scales_b) = (tiled_a.scales(), tiled_b.scales());
         if scales_a.len() == scales_b.len() {
             changes.0.extend(Change::between("scales", scales_a, scales_b));
