@@ -20,7 +20,8 @@ use crate::talk::say;
 pub enum Verdict {
     /// Everything is in order: exit code 0.
     Passed,
-    /// The command worked, and what it checked is not in order: exit code 1.
+    /// The command worked, and what it checked is not in order, or what it compared differs: exit
+    /// code 1.
     Failed,
 }
 

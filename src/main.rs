@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod completion;
 mod convert;
+mod diff;
 mod eval;
 mod exit;
 mod hash;
@@ -20,6 +21,7 @@ mod size;
 mod table;
 mod talk;
 mod verify;
+mod weights;
 
 use std::process::ExitCode;
 

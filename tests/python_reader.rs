@@ -1,4 +1,5 @@
-//! The example reader in Python, written from the format page, agrees with `tessera verify`.
+//! The example reader in Python, written from the format page, agrees with `tessera verify` and
+//! `tessera diff`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and may talk")]
 
@@ -7,7 +8,7 @@ mod harness;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{convert, shared_models, tiny_model, verify};
+use harness::{convert, shared_models, tessera, tiny_model, verify};
 
 /// Whether Python and what the comparison imports are here. Continuous integration requires them.
 fn python_is_here() -> bool {
@@ -33,13 +34,16 @@ fn agreeing(model: &Path, options: &[&str]) -> usize {
     let pack = PathBuf::from(files.last().unwrap().as_str().unwrap());
     let report = folder.path().join("report.json");
     std::fs::write(&report, verify(&pack, model).to_string()).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/agree_with_verify.py");
-    let output =
-        Command::new("python3").arg(script).arg(&pack).arg(model).arg(&report).output().unwrap();
+    run("agree_with_verify.py", [&pack, model, &report])
+}
+
+/// Runs a script, which must succeed, and returns the number that it prints.
+fn run(script: &str, arguments: [&Path; 3]) -> usize {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
+    let output = Command::new("python3").arg(script).args(arguments).output().unwrap();
     assert!(
         output.status.success(),
-        "{} {options:?}: {}{}",
-        model.display(),
+        "{arguments:?}: {}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
     );
@@ -69,5 +73,43 @@ fn python_rebuilds_the_weights_that_verify_measures() {
     if let Some(models) = shared_models("golden-dequant") {
         let model = models.join("gpt2-small-attn-blk0-F32.gguf");
         assert_eq!(agreeing(&model, &["--scheme", "w4a8"]), 2);
+    }
+}
+
+#[test]
+fn python_finds_packs_as_far_apart_as_diff_does() {
+    if !python_is_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pack = |name: &str, options: &[&str]| {
+        let pack = folder.path().join(format!("{name}.safetensors"));
+        convert(&tiny_model(), &pack, options);
+        pack
+    };
+    let w8 = pack("w8", &["--scheme", "w8a8"]);
+    let w4 = pack("w4", &["--scheme", "w4a8", "--scale-type", "bf16", "--seed", "1"]);
+    let block = pack("block", &["--scheme", "w4a4", "--rotation", "block", "--seed", "2"]);
+    let halves = pack("halves", &["--scheme", "w16a16"]);
+    let padded = pack("padded", &["--scheme", "w4a4", "--preset", "rk-llama-v2"]);
+    for (a, b) in [
+        (&w8, &w4),
+        (&w4, &block),
+        (&block, &padded),
+        (&halves, &w8),
+        (&padded, &halves),
+        (&tiny_model(), &w4),
+        (&w4, &tiny_model()),
+    ] {
+        let output = tessera().arg("diff").arg(a).arg(b).arg("--json").output().unwrap();
+        let report = folder.path().join("report.json");
+        std::fs::write(&report, output.stdout).unwrap();
+        assert_eq!(
+            run("agree_with_diff.py", [a, b, &report]),
+            36,
+            "{} {}",
+            a.display(),
+            b.display()
+        );
     }
 }

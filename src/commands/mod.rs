@@ -3,6 +3,7 @@
 mod calibrate;
 mod completions;
 mod convert;
+mod diff;
 mod eval;
 mod inspect;
 mod man;
@@ -41,6 +42,7 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Sensitivity(arguments) => sensitivity::run(&arguments),
         Command::Rotate(arguments) => rotate::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Completions { shell } => completions::run(shell),

@@ -38,7 +38,7 @@ impl Budget {
     }
 
     /// Refuses what needs `bytes` of half the budget and has less.
-    fn hold(&self, name: &str, bytes: usize) -> anyhow::Result<()> {
+    pub fn hold(&self, name: &str, bytes: usize) -> anyhow::Result<()> {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         ensure!(
             bytes <= self.bytes / 2,

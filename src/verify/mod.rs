@@ -10,8 +10,7 @@ use anyhow::Context;
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::pack::PackReader;
-use tessera_formats::pack::manifest::{Carried, Input, Linear};
-use tessera_runtime::rotation::Rotation;
+use tessera_formats::pack::manifest::Carried;
 
 pub use self::report::Report;
 use crate::hash::{hash_file, hash_tensor, hex};
@@ -39,13 +38,7 @@ pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
     }
     check_domains(&pack, &mut report)?;
     for linear in pack.linears() {
-        let input = pack.input(&linear.input).context("input of a linear")?;
-        let basis = Basis::read(&pack, input)
-            .with_context(|| format!("input `{}`", Escaped(&input.name)))?;
-        if basis.vector.iter().flatten().any(|v| !v.is_finite() || *v == 0.0) {
-            report.problem(&input.name, "its vector has an element that is zero or not a number");
-        }
-        linear::check(&pack, linear, &basis, source.as_ref(), request.any_source, &mut report)
+        linear::check(&pack, linear, source.as_ref(), request.any_source, &mut report)
             .with_context(|| format!("`{}`", Escaped(&linear.name)))?;
     }
     for shard in pack.shards() {
@@ -79,27 +72,6 @@ fn check_domains(pack: &PackReader, report: &mut Report) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The basis in which a linear's integers stand.
-struct Basis {
-    rotation: Rotation,
-    vector: Option<Vec<f32>>,
-}
-
-impl Basis {
-    fn read(pack: &PackReader, input: &Input) -> anyhow::Result<Self> {
-        let factor = match &input.rotation.factor {
-            Some(factor) => Some(pack.read_f32(&factor.tensor)?),
-            None => None,
-        };
-        let vector = match &input.vector {
-            Some(name) => Some(pack.read_f32(name)?),
-            None => None,
-        };
-        let rotation = Rotation::from_manifest(&input.rotation, factor.as_deref())?;
-        Ok(Basis { rotation, vector })
-    }
 }
 
 /// Compares the digests of the source's files with the recorded ones.
@@ -146,13 +118,4 @@ fn check_carried(
         report.problem(&carried.name, "its bytes are not the source's");
     }
     Ok(())
-}
-
-/// Rows and columns of a linear as machine sizes.
-fn dimensions(linear: &Linear) -> anyhow::Result<(usize, usize, usize)> {
-    Ok((
-        usize::try_from(linear.experts.unwrap_or(1))?,
-        usize::try_from(linear.n)?,
-        usize::try_from(linear.k)?,
-    ))
 }
