@@ -85,7 +85,9 @@ mod tests {
     #[test]
     fn crossings_are_found() {
         for limit in [1e-4, 0.03, 0.5] {
-            for law in [|x: f64| 1.4 * x, |x| x, |x| 0.5 * x, |x| 3.0 * x.powf(1.2)] {
+            let laws: [fn(f64) -> f64; 4] =
+                [|x| 1.4 * x, |x| x, |x| 0.5 * x, |x| 3.0 * x.powf(1.2)];
+            for law in laws {
                 let (found, steps) = find(limit, law);
                 let found = found.unwrap();
                 assert!(law(found) <= limit && law(found * 1.03) > limit, "{limit} {found}");

@@ -161,12 +161,13 @@ fn shown(correlation: Option<f64>) -> String {
     correlation.map_or(String::new(), |correlation| format!("{correlation:.3}"))
 }
 
-/// Estimated and measured damage, where there are both.
+/// Estimated and measured damage, where there are both, but for the layer whose measurements the
+/// estimates are made of.
 fn pairs(found: &Sensitivities, scheme: Option<Scheme>) -> Vec<(f64, f64)> {
-    let options = found
-        .linears
-        .iter()
-        .flat_map(|linear| linear.options.iter().map(move |option| (linear, option)));
+    let middle = u64::try_from(found.layers.len().saturating_sub(1) / 2).ok();
+    let others = found.linears.iter().filter(|linear| linear.layer != middle);
+    let options =
+        others.flat_map(|linear| linear.options.iter().map(move |option| (linear, option)));
     options
         .filter(|(_, option)| scheme.is_none_or(|scheme| scheme == option.scheme))
         .filter_map(|(linear, option)| Some((found.estimate(linear, option)?, option.kld?)))

@@ -1,0 +1,196 @@
+//! `tessera convert` with a budget or a quality instead of schemes, end to end.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and may talk")]
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use harness::{convert, errors, run, short_text, tessera, tiny_model, verify};
+use serde_json::Value;
+use tessera_formats::pack::PackReader;
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Sensitivities of the carried model on the short text.
+fn sensitivities(folder: &Path, more: &[&str]) -> PathBuf {
+    let (path, data) = (folder.join("s.json"), short_text());
+    tessera()
+        .args(["sensitivity", text(&tiny_model()), "--dataset", text(&data), "-o", text(&path)])
+        .args(["--ctx", "64", "--tokens", "512", "--schemes", "w4a8,w8a8", "--force"])
+        .args(["--scale-type", "bf16"])
+        .args(more)
+        .assert()
+        .success();
+    path
+}
+
+/// What a conversion with a goal takes beside the goal.
+fn common<'a>(data: &'a str, sensitivities: &'a Path) -> Vec<&'a str> {
+    let more = ["--dataset", data, "--ctx", "64", "--tokens", "1024", "--force"];
+    [&more[..], &["--sensitivity", text(sensitivities)]].concat()
+}
+
+fn schemes(pack: &Path) -> BTreeMap<String, String> {
+    let reader = PackReader::open(pack).unwrap();
+    reader.linears().map(|linear| (linear.name.clone(), linear.scheme.to_string())).collect()
+}
+
+fn bytes(pack: &Path) -> u64 {
+    fs::metadata(pack).unwrap().len()
+}
+
+#[test]
+fn bits_are_spent_where_they_save_most() {
+    let folder = tempfile::tempdir().unwrap();
+    let sensitive = sensitivities(folder.path(), &[]);
+    let (data, pack) = (short_text(), folder.path().join("p.safetensors"));
+    let common = common(text(&data), &sensitive);
+    let mut before = f64::INFINITY;
+    for bits in ["4.3", "5", "6.5", "9"] {
+        let summary =
+            convert(&tiny_model(), &pack, &[&common[..], &["--target-bpw", bits]].concat());
+        let choice = &summary["choice"];
+        let spent = choice["bits_per_weight"].as_f64().unwrap();
+        assert!(spent <= bits.parse().unwrap(), "{bits}: {spent}");
+        // No more than one linear's worth is left over.
+        assert!(bits == "9" || spent > bits.parse::<f64>().unwrap() - 0.2, "{bits}: {spent}");
+        let measured = choice["measured_kld"].as_f64().unwrap();
+        let predicted = choice["predicted_kld"].as_f64().unwrap();
+        println!("{bits}: {spent} bits, predicted {predicted}, measured {measured}");
+        assert!(measured < before && predicted > 0.0, "{bits}: {measured}");
+        assert_eq!(choice["exact"], true);
+        before = measured;
+        assert!(errors(&verify(&pack, &tiny_model())).len() == 36);
+    }
+    assert!(schemes(&pack).values().all(|scheme| scheme == "w8a8"), "nine bits are enough");
+    // The linears at eight bits are those that lose most for the bits they would save.
+    convert(&tiny_model(), &pack, &[&common[..], &["--target-bpw", "5"]].concat());
+    let file: Value = serde_json::from_slice(&fs::read(&sensitive).unwrap()).unwrap();
+    let chosen = schemes(&pack);
+    let worth = |linear: &Value| {
+        let kld = |option: usize| linear["options"][option]["kld"].as_f64().unwrap();
+        (kld(0) - kld(1)) / linear["weights"].as_f64().unwrap()
+    };
+    let (mut kept, mut demoted) = (Vec::new(), Vec::new());
+    for linear in file["linears"].as_array().unwrap() {
+        match chosen[linear["name"].as_str().unwrap()].as_str() {
+            "w8a8" => kept.push(worth(linear)),
+            _ => demoted.push(worth(linear)),
+        }
+    }
+    let mean = |worth: &[f64]| worth.iter().sum::<f64>() / worth.len() as f64;
+    assert!(mean(&kept) > 1.5 * mean(&demoted), "{kept:?} {demoted:?}");
+}
+
+/// To the byte, sharded or not, and the same bytes for any number of threads.
+#[test]
+fn packs_are_no_larger_than_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let sensitive = sensitivities(folder.path(), &["--estimate"]);
+    let (data, pack) = (short_text(), folder.path().join("p.safetensors"));
+    let common = common(text(&data), &sensitive);
+    convert(&tiny_model(), &pack, &["--scheme", "w4a8", "--scale-type", "bf16"]);
+    let least = bytes(&pack);
+    for more in [8_000, 40_001, 70_000] {
+        let size = (least + more).to_string();
+        let arguments = [&common[..], &["--target-size", &size, "--threads", "1"]].concat();
+        let summary = convert(&tiny_model(), &pack, &arguments);
+        let found = bytes(&pack);
+        println!("{size}: {found}, {} trials", summary["choice"]["trials"]);
+        assert!(found <= least + more && found > least + more - 20_000, "{size}: {found}");
+        assert_eq!(summary["bytes_out"], found);
+    }
+    let one = fs::read(&pack).unwrap();
+    let size = (least + 70_000).to_string();
+    let arguments = [&common[..], &["--target-size", &size, "--threads", "3"]].concat();
+    convert(&tiny_model(), &pack, &arguments);
+    assert_eq!(one, fs::read(&pack).unwrap());
+    // Too small, with what stands there left alone.
+    let model = tiny_model();
+    let arguments = ["convert", text(&model), "-o", text(&pack), "--target-size", "100K"];
+    let (code, said) = run(&[&arguments[..], &common].concat());
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("too small") && said.contains("KiB at least"), "{said}");
+    assert_eq!(one, fs::read(&pack).unwrap());
+    let left = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, 2, "the pack and the sensitivities");
+}
+
+/// The smallest pack that is good enough on text that was held out; the recipe's rules stay.
+#[test]
+fn packs_are_as_good_as_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = folder.path().join("pin.toml");
+    fs::write(&recipe, "[[rule]]\nmatch = 'blk.2.ffn'\nscheme = 'w4a8'\n").unwrap();
+    let sensitive = sensitivities(folder.path(), &["--estimate", "--recipe", text(&recipe)]);
+    let (data, pack) = (short_text(), folder.path().join("p.safetensors"));
+    let common = common(text(&data), &sensitive);
+    let mut before = u64::MAX;
+    for most in ["0.04", "0.1"] {
+        let arguments = ["--max-kld", most, "--recipe", text(&recipe)];
+        let summary = convert(&tiny_model(), &pack, &[&common[..], &arguments].concat());
+        let choice = &summary["choice"];
+        let [kld, error] =
+            ["measured_kld", "measured_kld_error"].map(|key| choice[key].as_f64().unwrap());
+        println!("{most}: {kld} ± {error}, {} bytes", bytes(&pack));
+        assert!(kld + 2.0 * error <= most.parse().unwrap(), "{most}: {kld} ± {error}");
+        assert!(bytes(&pack) < before);
+        before = bytes(&pack);
+        let found = schemes(&pack);
+        for linear in ["blk.2.ffn_up.weight", "blk.2.ffn_down.weight"] {
+            assert_eq!(found[linear], "w4a8", "{linear}");
+        }
+    }
+    fs::remove_file(&pack).unwrap();
+    let model = tiny_model();
+    let arguments = ["convert", text(&model), "-o", text(&pack), "--recipe", text(&recipe)];
+    let (code, said) = run(&[&arguments[..], &common, &["--max-kld", "0.0001"]].concat());
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("the least that was measured"), "{said}");
+    assert!(!pack.exists());
+}
+
+#[test]
+fn goals_that_make_no_sense_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let pack = folder.path().join("p.safetensors");
+    let model = tiny_model();
+    let base = ["convert", text(&model), "-o", text(&pack)];
+    let damaged = folder.path().join("damaged.json");
+    fs::write(&damaged, "{\"format\": \"tessera-sensitivity\", \"version\": [1, 7]}").unwrap();
+    let (data, other) = (short_text(), folder.path().join("other.gguf"));
+    harness::model::Model::floats(&tiny_model()).write(folder.path(), "other.gguf");
+    let sensitive = sensitivities(folder.path(), &["--estimate"]);
+    let dataset = ["--dataset", text(&data), "--ctx", "64", "--tokens", "512"];
+    for (more, words) in [
+        (vec!["--target-bpw", "5"], "--dataset"),
+        (vec!["--target-bpw", "0", "--dataset", "built-in"], "above zero"),
+        (vec!["--max-kld", "nan", "--dataset", "built-in"], "above zero"),
+        (vec!["--target-bpw", "5", "--scheme", "w4a8", "--dataset", "built-in"], "--scheme"),
+        (vec!["--target-bpw", "5", "--max-kld", "1"], "cannot be used with"),
+        (vec!["--sensitivity", "s.json"], "--target-bpw"),
+        (
+            [&dataset[..], &["--target-bpw", "5", "--sensitivity", text(&damaged)]].concat(),
+            "version 1.7",
+        ),
+        (
+            [&dataset[..], &["--target-bpw", "3", "--sensitivity", text(&sensitive)]].concat(),
+            "are too few",
+        ),
+    ] {
+        let arguments = [&base[..], &more].concat();
+        let (code, said) = run(&arguments);
+        assert_eq!(code, 2, "{more:?} {said}");
+        assert!(said.contains(words), "{more:?}: {said}");
+        assert!(!pack.exists());
+    }
+    let arguments = ["convert", text(&other), "-o", text(&pack), "--target-bpw", "5"];
+    let (code, said) =
+        run(&[&arguments[..], &dataset, &["--sensitivity", text(&sensitive)]].concat());
+    assert_eq!((code, said.contains("another model")), (2, true), "{said}");
+}
