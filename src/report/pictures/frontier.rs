@@ -1,0 +1,166 @@
+//! Bits against damage: the frontier, the choice on it, and measured models.
+
+use plotters::chart::{ChartBuilder, ChartContext};
+use plotters::coord::cartesian::Cartesian2d;
+use plotters::prelude::{
+    Circle, Color, Cross, PathElement, SVGBackend, Text, TriangleMarker,
+};
+use plotters::style::text_anchor::{HPos, VPos};
+
+use super::axis::Axis;
+use super::color::{CLASSES, INK, LINE, QUIET, cut, font, stroke, text};
+use super::place::Places;
+use super::{Area, Mark, Picture, failed};
+use crate::report::data::Report;
+use crate::report::number::{Number, tick};
+
+/// Width and height, in pixels.
+const SIZE: (u32, u32) = (680, 420);
+
+/// Bits per weight beside the frontier that are shown, for models that are compared with it.
+const BESIDE: f64 = 1.25;
+
+/// Characters of a label.
+const LABEL: usize = 18;
+
+/// Radius of a point that can be pointed at.
+const REACH: i32 = 7;
+
+type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<Axis, Axis>>;
+
+/// A point, in bits per weight and nats.
+type Point = (f64, f64);
+
+/// The picture; `None` where nothing has a KL divergence above 0.
+pub fn frontier(report: &Report) -> anyhow::Result<Option<Picture>> {
+    let points = &report.frontier;
+    let on_it = Axis::linear(points.iter().map(|point| point.bits_per_weight), 0.5);
+    let near = |bits: f64| {
+        let (Axis::Linear(range) | Axis::Log(range)) = &on_it;
+        points.is_empty() || (range.start - BESIDE..=range.end + BESIDE).contains(&bits)
+    };
+    let ladder: Vec<(usize, Point)> = report
+        .ladder
+        .iter()
+        .enumerate()
+        .filter_map(|(index, row)| Some((index, (row.bits_per_weight, row.mean_kld?))))
+        .filter(|&(_, (bits, kld))| near(bits) && kld > 0.0)
+        .collect();
+    let klds = points
+        .iter()
+        .flat_map(|point| [Some(point.predicted_kld), point.measured_kld])
+        .flatten()
+        .chain(ladder.iter().map(|(_, (_, kld))| *kld));
+    let Some(vertical) = Axis::log(klds) else { return Ok(None) };
+    let bits = points.iter().map(|point| point.bits_per_weight);
+    let horizontal = Axis::linear(bits.chain(ladder.iter().map(|(_, (bits, _))| *bits)), 0.5);
+    Picture::draw(SIZE, |area| {
+        let mut chart = chart(area, horizontal, vertical)?;
+        draw(&mut chart, report, &ladder)
+    })
+    .map(Some)
+}
+
+fn chart<'a>(area: &Area<'a>, horizontal: Axis, vertical: Axis) -> anyhow::Result<Chart<'a>> {
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(62)
+        .build_cartesian_2d(horizontal, vertical)
+        .map_err(failed)?;
+    chart
+        .configure_mesh()
+        .axis_style(stroke(QUIET, 1))
+        .bold_line_style(stroke(LINE, 1))
+        .x_labels(10)
+        .y_labels(10)
+        .x_label_formatter(&|value| tick(*value))
+        .y_label_formatter(&|value| tick(*value))
+        .label_style(font().color(&INK))
+        .axis_desc_style(font().color(&INK))
+        .x_desc("bits per weight")
+        .y_desc("KL divergence, nats")
+        .draw()
+        .map_err(failed)?;
+    Ok(chart)
+}
+
+fn draw(
+    chart: &mut Chart<'_>,
+    report: &Report,
+    ladder: &[(usize, Point)],
+) -> anyhow::Result<Vec<Mark>> {
+    let mut marks = Vec::new();
+    let mut mark = |chart: &Chart<'_>, point: Point, title: String, field: String, value| {
+        let (x, y) = chart.backend_coord(&point);
+        let place = [x - REACH, y - REACH, x + REACH, y + REACH];
+        marks.push(Mark { place, title, field, number: Number::Figure(value) });
+        (x, y)
+    };
+    let mut places = Places::new(frame(chart));
+    let mut labels = Vec::new();
+
+    let mut line: Vec<Point> =
+        report.frontier.iter().map(|point| (point.bits_per_weight, point.predicted_kld)).collect();
+    line.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let line = PathElement::new(line, stroke(QUIET, 2));
+    chart.draw_series([line]).map_err(failed)?;
+    for (index, point) in report.frontier.iter().enumerate() {
+        let predicted = (point.bits_per_weight, point.predicted_kld);
+        let bits = Number::Figure(point.bits_per_weight).shown();
+        let field = |name: &str| format!("/frontier/{index}/{name}");
+        let (x, y) = mark(
+            chart,
+            predicted,
+            format!("{bits} bits per weight, predicted"),
+            field("predicted_kld"),
+            point.predicted_kld,
+        );
+        places.take([x - 3, y - 3, x + 3, y + 3]);
+        if let Some(kld) = point.measured_kld {
+            let measured = (point.bits_per_weight, kld);
+            let link = PathElement::new(vec![predicted, measured], stroke(QUIET, 1));
+            chart.draw_series([link]).map_err(failed)?;
+            chart.draw_series([Cross::new(measured, 5, stroke(INK, 2))]).map_err(failed)?;
+            let title = format!("{bits} bits per weight, measured");
+            let (x, y) = mark(chart, measured, title, field("measured_kld"), kld);
+            places.take([x - 5, y - 5, x + 5, y + 5]);
+        }
+        if point.chosen {
+            let disc = Circle::new(predicted, 7, CLASSES[2].filled());
+            chart.draw_series([disc]).map_err(failed)?;
+            chart.draw_series([Circle::new(predicted, 7, stroke(INK, 2))]).map_err(failed)?;
+            places.take([x - 8, y - 8, x + 8, y + 8]);
+            labels.push(((x, y), "chosen".to_owned()));
+        } else {
+            chart.draw_series([Circle::new(predicted, 3, QUIET.filled())]).map_err(failed)?;
+        }
+    }
+    for &(index, point) in ladder {
+        let Some(row) = report.ladder.get(index) else { continue };
+        let label = cut(&row.name, LABEL);
+        let triangle = TriangleMarker::new(point, 6, CLASSES[0].filled());
+        chart.draw_series([triangle]).map_err(failed)?;
+        let field = format!("/ladder/{index}/mean_kld");
+        let title = cut(&row.name, usize::MAX);
+        let (x, y) = mark(chart, point, title, field, point.1);
+        places.take([x - 6, y - 6, x + 6, y + 6]);
+        labels.push(((x, y), label));
+    }
+    for (at, label) in labels {
+        // One without a place is told under the pointer, and in the table.
+        let Some([left, top, right, bottom]) = places.beside(at, &label) else { continue };
+        let style = text(INK, HPos::Center, VPos::Center);
+        let area = chart.plotting_area().strip_coord_spec();
+        let (first, highest) = area.get_base_pixel();
+        let middle = (i32::midpoint(left, right) - first, i32::midpoint(top, bottom) - highest);
+        area.draw(&Text::new(label, middle, style)).map_err(failed)?;
+    }
+    Ok(marks)
+}
+
+/// The inside of the axes, in pixels of the picture.
+fn frame(chart: &Chart<'_>) -> [i32; 4] {
+    let (horizontal, vertical) = chart.plotting_area().get_pixel_range();
+    [horizontal.start, vertical.start, horizontal.end, vertical.end]
+}
