@@ -70,8 +70,16 @@ fn numbers(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 fn every_number_is_that_of_the_json() {
     let (page, json) = page(&report());
     assert_eq!(json, report());
+    // To look at, with `benches/report_screenshots.py`.
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report");
+    assert_eq!(render(&report(), &output, &["--force"]).0, 0);
     let page = Html::parse_document(&page);
-    assert_eq!(page.errors.iter().filter(|e| !e.contains("doctype")).count(), 0, "{:?}", page.errors);
+    assert_eq!(
+        page.errors.iter().filter(|e| !e.contains("doctype")).count(),
+        0,
+        "{:?}",
+        page.errors
+    );
     let mut shown = BTreeSet::new();
     for element in select(&page, "[data-value]") {
         let field = element.attr("data-field").unwrap();
@@ -93,7 +101,9 @@ fn every_number_is_that_of_the_json() {
     numbers(&json, "", &mut expected);
     // Histograms are drawn of twelve linears; the recipe and the version are no figures.
     expected.retain(|field| {
-        !field.starts_with("/version") && !field.starts_with("/recipe") && !field.contains("histogram")
+        !field.starts_with("/version")
+            && !field.starts_with("/recipe")
+            && !field.contains("histogram")
     });
     let missing: Vec<_> = expected.difference(&shown).collect();
     assert!(missing.is_empty(), "{missing:?}");
@@ -130,7 +140,10 @@ fn nothing_leaves_the_page() {
     for element in select(&page, "*") {
         for (name, value) in element.value().attrs() {
             assert!(!name.starts_with("on"), "{name}={value}");
-            assert!(!["src", "srcset", "action", "data", "poster", "style"].contains(&name), "{name}");
+            assert!(
+                !["src", "srcset", "action", "data", "poster", "style"].contains(&name),
+                "{name}"
+            );
             if name == "href" || name == "xlink:href" {
                 assert!(value.starts_with('#') || value == "data:,", "{value}");
             }
@@ -168,57 +181,75 @@ fn pictures_and_tables_say_what_they_are() {
     }
 }
 
+/// The report with a name wherever one can be.
+fn named(name: &str) -> Value {
+    let mut report = report();
+    for place in [
+        "/tessera",
+        "/model/name",
+        "/model/architecture",
+        "/model/files/0/name",
+        "/model/files/0/sha256",
+        "/prediction/text",
+        "/ladder/1/name",
+        "/tensors/0/name",
+        "/tensors/6/name",
+        "/recipe/defaults/scheme",
+        "/provenance/datasets/0/name",
+        "/provenance/evaluation_text/name",
+    ] {
+        *report.pointer_mut(place).unwrap() = json!(name);
+    }
+    for tensor in report["tensors"].as_array_mut().unwrap() {
+        if tensor["operator"] == "attn_q" {
+            tensor["operator"] = json!(name);
+        }
+        if tensor["scheme"] == "w4a8" {
+            tensor["scheme"] = json!(name);
+        }
+        tensor["options"][1]["scheme"] = json!(name);
+    }
+    report["recipe"][name] = json!({ name: [name] });
+    report
+}
+
 #[test]
 fn names_are_only_names() {
-    let hostile = [
+    let elements = |page: &Html| -> Vec<String> {
+        select(page, "*").iter().map(|element| element.value().name().to_owned()).collect()
+    };
+    for name in [
         "<script>alert(1)</script>",
         "\"onload=alert(1) x=\"",
         "'><img src=x onerror=alert(1)>",
         "</script></style></title></svg><script>alert(1)</script>",
-        "<!--", "]]>", "\u{202e}gnp\u{0}\n&lt;b&gt;", "{{7*7}}", "javascript:alert(1)",
-    ];
-    let (harmless, _) = page(&report());
-    let elements = |page: &str| {
-        let page = Html::parse_document(page);
-        select(&page, "*").iter().map(|e| e.value().name().to_owned()).collect::<Vec<_>>()
-    };
-    for name in hostile {
-        let mut report = report();
-        for place in [
-            "/tessera", "/model/name", "/model/architecture", "/model/files/0/name",
-            "/model/files/0/sha256", "/prediction/text", "/ladder/1/name", "/tensors/0/name",
-            "/tensors/167/name", "/recipe/defaults/scheme", "/provenance/datasets/0/name",
-            "/provenance/evaluation_text/name",
-        ] {
-            *report.pointer_mut(place).unwrap() = json!(name);
-        }
-        // A scheme and an operator of its own adds cells to tables: in all of them there is one.
-        for tensor in report["tensors"].as_array_mut().unwrap() {
-            if tensor["operator"] == "attn_q" {
-                tensor["operator"] = json!(name);
-            }
-            if tensor["scheme"] == "w4a8" {
-                tensor["scheme"] = json!(name);
-            }
-            tensor["options"][1]["scheme"] = json!(name);
-        }
-        report["recipe"][name] = json!({ name: [name] });
-        let (page, json) = page(&report);
+        "<!--",
+        "]]>",
+        "\u{202e}gnp\u{0}\n&lt;b&gt;",
+        "{{7*7}}",
+        "javascript:alert(1)",
+    ] {
+        // As it is shown: with escapes for what a reader could misread.
+        let shown = tessera_formats::escape::escaped(name);
+        let report = named(name);
+        let (text_of_page, json) = page(&report);
         assert_eq!(json, report);
-        assert_eq!(elements(&page), elements(&harmless), "{name:?}");
-        assert_eq!(page.matches("<script").count(), 1);
-        let parsed = Html::parse_document(&page);
+        assert_eq!(text_of_page.matches("<script").count(), 1);
+        assert!(!text_of_page.contains(['\u{202e}', '\0']));
+        let parsed = Html::parse_document(&text_of_page);
+        // A page of names as long has the same elements.
+        let harmless = page(&named(&"x".repeat(shown.chars().count()))).0;
+        assert!(elements(&parsed) == elements(&Html::parse_document(&harmless)), "{name:?}");
         for element in select(&parsed, "*") {
             assert!(!element.value().attrs().any(|(name, _)| name.starts_with("on")));
         }
-        // They are shown, with escapes for what a reader could misread.
-        let shown = tessera_formats::escape::escaped(name);
         assert!(text(select(&parsed, "h1")[0]).ends_with(&shown));
-        let names: Vec<_> = select(&parsed, "th[scope=row]").into_iter().map(text).collect();
-        assert!(names.contains(&shown), "{name:?}");
+        assert!(text(select(&parsed, "title")[0]).contains(&shown));
+        for cells in ["th[scope=row]", "section[aria-labelledby=linears] td", "figcaption .name"] {
+            assert!(select(&parsed, cells).into_iter().any(|cell| text(cell) == shown), "{cells}");
+        }
         let recipe = text(select(&parsed, "pre")[0]);
         assert_eq!(serde_json::from_str::<Value>(&recipe).unwrap(), report["recipe"]);
-        assert!(!page.contains('\u{202e}') && !page.contains('\0'));
     }
 }
 

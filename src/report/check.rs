@@ -15,11 +15,7 @@ const LARGEST_KLD: f64 = 1e39;
 
 /// Refuses a report of another format, or with a number that its page could not show.
 pub fn check(report: &Report) -> anyhow::Result<()> {
-    ensure!(
-        report.format == FORMAT,
-        "the format is `{}`, not `{FORMAT}`",
-        Escaped(&report.format)
-    );
+    ensure!(report.format == FORMAT, "the format is `{}`, not `{FORMAT}`", Escaped(&report.format));
     ensure!(
         report.version == VERSION,
         "the version is {}.{}, and this tessera reads {}.{}",

@@ -60,7 +60,8 @@ fn significant(figure: f64) -> String {
     }
     let scientific = format!("{figure:.*e}", usize::try_from(DIGITS - 1).unwrap_or(0));
     // Of the rounded figure, so that 0.99999 is 1.000.
-    let exponent = scientific.split_once('e').and_then(|(_, exponent)| exponent.parse::<i32>().ok());
+    let exponent =
+        scientific.split_once('e').and_then(|(_, exponent)| exponent.parse::<i32>().ok());
     match exponent {
         Some(exponent @ -4..=5) => {
             let decimals = usize::try_from((DIGITS - 1 - exponent).max(0)).unwrap_or(0);

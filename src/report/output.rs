@@ -62,7 +62,8 @@ fn stands(path: &Path, content: &str, force: bool) -> anyhow::Result<bool> {
     };
     ensure!(!metadata.is_dir(), "the output `{}` is a folder", path.display());
     if metadata.is_file() && metadata.len() == u64::try_from(content.len())? {
-        let existing = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let existing =
+            fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         if existing == content.as_bytes() {
             return Ok(true);
         }

@@ -49,7 +49,8 @@ pub fn layers(report: &Report) -> anyhow::Result<Markup> {
     let bars = pictures::layers::layers(report)?;
     let map = pictures::sensitivity::map(report)?;
     let bars_caption = html! {
-        "Damage of each layer’s linears at their schemes, each alone, one upon the other. From the bottom: "
+        "Damage, in nats, of each layer’s linears at their schemes, each alone, one upon the other. From the \
+         bottom: "
         @for (index, class) in Class::ALL.into_iter().enumerate() {
             @if index > 0 { ", " }
             (swatch(class)) " " (class.name())
@@ -81,7 +82,7 @@ fn swatch(class: Class) -> Markup {
     let color = class.color();
     html! {
         svg.swatch width="12" height="12" viewBox="0 0 12 12" aria-hidden="true" {
-            rect width="12" height="12" fill=(format!("#{:02x}{:02x}{:02x}", color.0, color.1, color.2)) {}
+            rect width="12" height="12" fill=(format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2)) {}
         }
     }
 }

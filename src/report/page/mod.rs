@@ -32,7 +32,7 @@ const SORTING_DIGEST: &str = "IcvsqLD82NCT1/7nRPgWfiptuItrxzfCAxyw/RjMQc8=";
 /// Where a picture cannot be drawn.
 pub fn render(report: &Report) -> anyhow::Result<String> {
     let policy = format!(
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{SORTING_DIGEST}'; \
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{SORTING_DIGEST}'; \
          base-uri 'none'; form-action 'none'"
     );
     let name = escaped(&report.model.name);
@@ -154,7 +154,8 @@ mod tests {
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut text = String::new();
         for group in bytes.chunks(3) {
-            let word = (0..3).fold(0, |word, at| word << 8 | usize::from(*group.get(at).unwrap_or(&0)));
+            let word =
+                (0..3).fold(0, |word, at| word << 8 | usize::from(*group.get(at).unwrap_or(&0)));
             for digit in 0..4 {
                 let shown = digit <= group.len();
                 text.push(if shown { DIGITS[word >> (18 - 6 * digit) & 63].into() } else { '=' });

@@ -131,23 +131,28 @@ pub fn tensors(tensors: &[Tensor]) -> Markup {
     });
     let table = html! {
         table.sortable {
-            (heads(&[Words("linear"), Numbers("layer"), Words("operator"), Words("scheme"), Words("pinned"), Numbers("N"), Numbers("K"), Numbers("experts"), Numbers("weights"), Numbers("bytes"), Numbers("bits/weight"), Numbers("relative error"), Sorting("damage (KLD)"), Numbers("activation clip")]))
+            (heads(&[
+                Words("linear"), Sorting("damage (KLD)"), Words("scheme"), Numbers("bits/weight"),
+                Numbers("bytes"), Numbers("relative error"), Numbers("layer"), Words("operator"),
+                Words("pinned"), Numbers("N"), Numbers("K"), Numbers("experts"), Numbers("weights"),
+                Numbers("activation clip"),
+            ]))
             tbody { @for &(index, tensor) in &order {
                 @let field = |name: &str| format!("/tensors/{index}/{name}");
                 tr {
                     (name_cell(&tensor.name))
+                    (figure_cell(&field("damage"), tensor.damage))
+                    td { (escaped(&tensor.scheme)) }
+                    (figure_cell(&field("bits_per_weight"), Some(tensor.bits_per_weight)))
+                    (bytes_cell(&field("bytes"), tensor.bytes))
+                    (figure_cell(&field("relative_error"), tensor.relative_error))
                     (cell(&field("layer"), tensor.layer.map(|layer| Number::Count(layer.into()))))
                     td.name { (escaped(&tensor.operator)) }
-                    td { (escaped(&tensor.scheme)) }
                     td { @if tensor.pinned { "pinned" } }
                     (count_cell(&field("n"), tensor.n))
                     (count_cell(&field("k"), tensor.k))
                     (count_cell(&field("experts"), tensor.experts))
                     (count_cell(&field("weights"), tensor.weights))
-                    (bytes_cell(&field("bytes"), tensor.bytes))
-                    (figure_cell(&field("bits_per_weight"), Some(tensor.bits_per_weight)))
-                    (figure_cell(&field("relative_error"), tensor.relative_error))
-                    (figure_cell(&field("damage"), tensor.damage))
                     (figure_cell(&field("activation_clip"), tensor.activation_clip))
                 }
             } }
@@ -172,7 +177,9 @@ fn options(order: &[(usize, &Tensor)]) -> Markup {
         order.iter().flat_map(|(_, t)| &t.options).map(|option| &*option.scheme).collect();
     let figures: Vec<String> = schemes
         .iter()
-        .flat_map(|scheme| ["damage", "bytes"].map(|figure| format!("{}: {figure}", escaped(scheme))))
+        .flat_map(|scheme| {
+            ["damage", "bytes"].map(|figure| format!("{}: {figure}", escaped(scheme)))
+        })
         .collect();
     let columns: Vec<_> = [Words("linear"), Words("chosen")]
         .into_iter()

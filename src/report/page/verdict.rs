@@ -34,7 +34,7 @@ pub fn verdict(report: &Report) -> Markup {
                     Some(kld) => {
                         ", measured " (figure("/prediction/measured_kld", kld))
                         @if let Some(ratio) = prediction.ratio {
-                            " (" (figure("/prediction/ratio", ratio)) " of the prediction)"
+                            " (" (figure("/prediction/ratio", ratio)) " times the prediction)"
                         }
                         @if let Some(text) = &prediction.text { " on " (escaped(text)) }
                     }

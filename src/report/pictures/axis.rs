@@ -88,10 +88,7 @@ fn decade(value: f64) -> i32 {
     value.log10().floor() as i32
 }
 
-fn ticks(
-    decades: RangeInclusive<i32>,
-    mantissas: &[f64],
-) -> impl Iterator<Item = f64> + '_ {
+fn ticks(decades: RangeInclusive<i32>, mantissas: &[f64]) -> impl Iterator<Item = f64> + '_ {
     // Read from decimal digits, which gives the nearest number, and so the shortest text.
     let tick = |decade: i32, mantissa: f64| format!("{mantissa}e{decade}").parse().ok();
     decades.flat_map(move |decade| mantissas.iter().filter_map(move |&m| tick(decade, m)))

@@ -2,9 +2,7 @@
 
 use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::cartesian::Cartesian2d;
-use plotters::prelude::{
-    Circle, Color, Cross, PathElement, SVGBackend, Text, TriangleMarker,
-};
+use plotters::prelude::{Circle, Color, Cross, PathElement, SVGBackend, Text, TriangleMarker};
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::axis::Axis;
@@ -149,12 +147,17 @@ fn draw(
     }
     for (at, label) in labels {
         // One without a place is told under the pointer, and in the table.
-        let Some([left, top, right, bottom]) = places.beside(at, &label) else { continue };
-        let style = text(INK, HPos::Center, VPos::Center);
+        let Some(([left, top, right, bottom], side)) = places.beside(at, &label) else { continue };
+        let x = match side {
+            HPos::Left => left,
+            HPos::Right => right,
+            HPos::Center => i32::midpoint(left, right),
+        };
+        let style = text(INK, side, VPos::Center);
         let area = chart.plotting_area().strip_coord_spec();
         let (first, highest) = area.get_base_pixel();
-        let middle = (i32::midpoint(left, right) - first, i32::midpoint(top, bottom) - highest);
-        area.draw(&Text::new(label, middle, style)).map_err(failed)?;
+        let at = (x - first, i32::midpoint(top, bottom) - highest);
+        area.draw(&Text::new(label, at, style)).map_err(failed)?;
     }
     Ok(marks)
 }

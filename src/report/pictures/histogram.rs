@@ -31,7 +31,7 @@ pub fn histogram(index: usize, histogram: &Histogram) -> anyhow::Result<Option<P
             .margin_top(18)
             .margin_right(14)
             .x_label_area_size(24)
-            .y_label_area_size(44)
+            .y_label_area_size(56)
             .build_cartesian_2d(Axis::Linear(0.0..reach), vertical)
             .map_err(failed)?;
         chart

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use plotters::prelude::{Color, PathElement, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, VPos};
 
+use super::axis::Axis;
 use super::color::{CLASSES, INK, LINE, PAPER, QUIET, stroke, text};
 use super::{Area, Mark, Picture, failed};
 use crate::report::data::{Report, Tensor};
 use crate::report::number::{Number, tick};
-use super::axis::Axis;
 
 /// Width and height, in pixels.
 const SIZE: (u32, u32) = (900, 300);
@@ -125,9 +125,8 @@ pub fn layers(report: &Report) -> anyhow::Result<Option<Picture>> {
     Picture::draw(SIZE, |area| {
         let (top, bottom) = (12, i32::try_from(SIZE.1)? - 46);
         #[expect(clippy::cast_possible_truncation, reason = "a pixel of a picture")]
-        let height = |value: f64| {
-            bottom - (axis.part(value) * f64::from(bottom - top)).round() as i32
-        };
+        let height =
+            |value: f64| bottom - (axis.part(value) * f64::from(bottom - top)).round() as i32;
         for value in axis.ticks(6) {
             let y = height(value);
             let line = PathElement::new([(Columns::LEFT, y), (Columns::RIGHT, y)], stroke(LINE, 1));

@@ -1,5 +1,7 @@
 //! Places for labels beside points, so that none covers another.
 
+use plotters::style::text_anchor::HPos;
+
 use super::color::width;
 
 /// Left, top, right and bottom in pixels.
@@ -9,7 +11,7 @@ pub type Rectangle = [i32; 4];
 const HEIGHT: i32 = 14;
 
 /// Pixels between a point and its label.
-const GAP: i32 = 8;
+const GAP: i32 = 10;
 
 /// What is taken of a picture.
 pub struct Places {
@@ -28,29 +30,28 @@ impl Places {
         self.taken.push(rectangle);
     }
 
-    /// Takes a place for a label beside a point, and returns it: to the right, else to the left, above,
-    /// or below. `None` if all are taken.
-    pub fn beside(&mut self, (x, y): (i32, i32), label: &str) -> Option<Rectangle> {
+    /// Takes a place for a label beside a point: to the right, else to the left, above, or below.
+    /// Returns it with the side at which the text is anchored, or `None` if all are taken.
+    pub fn beside(&mut self, (x, y): (i32, i32), label: &str) -> Option<(Rectangle, HPos)> {
         let (wide, half) = (width(label), HEIGHT / 2);
         let right = [x + GAP, y - half, x + GAP + wide, y + half];
         let left = [x - GAP - wide, y - half, x - GAP, y + half];
-        let shifted = |[left, top, right, bottom]: Rectangle, by: i32| {
-            [left, top + by, right, bottom + by]
-        };
+        let shifted =
+            |[left, top, right, bottom]: Rectangle, by: i32| [left, top + by, right, bottom + by];
         let above = [x - wide / 2, y - GAP - HEIGHT, x + wide / 2, y - GAP];
         let below = [x - wide / 2, y + GAP, x + wide / 2, y + GAP + HEIGHT];
         let tried = [
-            right,
-            left,
-            above,
-            below,
-            shifted(right, -HEIGHT),
-            shifted(right, HEIGHT),
-            shifted(left, -HEIGHT),
-            shifted(left, HEIGHT),
+            (right, HPos::Left),
+            (left, HPos::Right),
+            (above, HPos::Center),
+            (below, HPos::Center),
+            (shifted(right, -HEIGHT), HPos::Left),
+            (shifted(right, HEIGHT), HPos::Left),
+            (shifted(left, -HEIGHT), HPos::Right),
+            (shifted(left, HEIGHT), HPos::Right),
         ];
-        let free = tried.into_iter().find(|&place| self.is_free(place))?;
-        self.take(free);
+        let free = tried.into_iter().find(|(place, _)| self.is_free(*place))?;
+        self.take(free.0);
         Some(free)
     }
 
@@ -71,12 +72,16 @@ mod tests {
     #[test]
     fn labels_do_not_cover_each_other() {
         let mut places = Places::new([0, 0, 400, 200]);
-        let found: Vec<_> = (0..20).filter_map(|_| places.beside((200, 100), "label")).collect();
+        let beside = |_| places.beside((200, 100), "label").map(|(place, _)| place);
+        let found: Vec<_> = (0..20).filter_map(beside).collect();
         assert!(found.len() >= 4, "{found:?}");
         for (index, a) in found.iter().enumerate() {
             assert!(a[0] >= 0 && a[2] <= 400);
             for b in &found[index + 1..] {
-                assert!(a[2] <= b[0] || b[2] <= a[0] || a[3] <= b[1] || b[3] <= a[1], "{a:?} {b:?}");
+                assert!(
+                    a[2] <= b[0] || b[2] <= a[0] || a[3] <= b[1] || b[3] <= a[1],
+                    "{a:?} {b:?}"
+                );
             }
         }
     }
