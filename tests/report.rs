@@ -366,6 +366,8 @@ fn what_is_no_report_is_refused() {
     refused(&changed("/tensors/3/options/0/scheme", json!("w8a8")), "twice");
     refused(&changed("/frontier/0/chosen", json!(true)), "2 points");
     refused(&changed("/budget/0/kind", json!("wishes")), "wishes");
+    let row = report()["ladder"][0].clone();
+    refused(&changed("/ladder", json!(vec![row; 1001])), "1001 rows");
     let mut many = report();
     for index in 0..17 {
         many["tensors"][index]["options"][0]["scheme"] = json!(format!("scheme {index}"));

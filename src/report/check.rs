@@ -13,6 +13,15 @@ const MOST_BITS: f64 = 128.0;
 /// Largest magnitude of a KL divergence, in nats; f32 logits cannot differ by more.
 const LARGEST_KLD: f64 = 1e39;
 
+/// Models that a ladder may have.
+const MOST_MODELS: usize = 1000;
+
+/// Points that a frontier may have.
+const MOST_POINTS: usize = 10_000;
+
+/// Linears that a model may have.
+const MOST_TENSORS: usize = 20_000;
+
 /// Refuses a report of another format, or with a number that its page could not show.
 pub fn check(report: &Report) -> anyhow::Result<()> {
     ensure!(report.format == FORMAT, "the format is `{}`, not `{FORMAT}`", Escaped(&report.format));
@@ -24,6 +33,13 @@ pub fn check(report: &Report) -> anyhow::Result<()> {
         VERSION[0],
         VERSION[1],
     );
+    for (list, length, most) in [
+        ("ladder", report.ladder.len(), MOST_MODELS),
+        ("frontier", report.frontier.len(), MOST_POINTS),
+        ("tensors", report.tensors.len(), MOST_TENSORS),
+    ] {
+        ensure!(length <= most, "`{list}` has {length} rows, and {most} are the most");
+    }
     for budget in &report.budget {
         match *budget {
             Budget::TargetBpw(value) => bits("budget", "target_bpw", value)?,
@@ -124,10 +140,10 @@ fn bits(owner: &str, field: &str, value: f64) -> anyhow::Result<()> {
 
 fn kld(owner: &str, field: &str, value: Option<f64>) -> anyhow::Result<()> {
     match value {
-        Some(value) if !(value.abs() <= LARGEST_KLD) => bail!(
+        Some(value) if value.abs() > LARGEST_KLD => bail!(
             "`{}`: `{field}` is {value}, and no KL divergence is beyond {LARGEST_KLD:e}",
             Escaped(owner),
         ),
-        _ => Ok(()),
+        value => number(owner, field, value),
     }
 }

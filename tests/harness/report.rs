@@ -1,5 +1,7 @@
 //! The JSON of a report with numbers as a model of 24 layers could have them.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "numbers made up here")]
+
 use serde_json::{Value, json};
 
 /// Bits per weight of each scheme.
@@ -46,7 +48,7 @@ fn tensor(place: u64, name: &str, layer: Option<u64>, shape: (&str, u64, u64, f6
         })
         .collect();
     let (scheme, bits) = SCHEMES[chosen];
-    let of = if place % 2 == 0 { "inputs" } else { "weights" };
+    let of = if place.is_multiple_of(2) { "inputs" } else { "weights" };
     json!({
         "name": name,
         "layer": layer,
@@ -65,7 +67,7 @@ fn tensor(place: u64, name: &str, layer: Option<u64>, shape: (&str, u64, u64, f6
         "histogram": {
             "of": of, "bin_width": 0.031_25, "counts": counts(place), "clip": 2.1 + noise(place),
         },
-        "activation_clip": if place % 3 == 0 { json!(2.5 + noise(place)) } else { Value::Null },
+        "activation_clip": if place.is_multiple_of(3) { json!(2.5 + noise(place)) } else { Value::Null },
     })
 }
 

@@ -25,7 +25,7 @@ fn framed(picture: &Picture, class: &str, label: &str, caption: &Markup) -> Mark
 /// Bits against damage.
 pub fn frontier(report: &Report) -> anyhow::Result<Markup> {
     let caption = html! {
-        "Dots: the best choices found, by their predicted KL divergence (● chosen, × measured). Triangles: \
+        "Dots: the best choices found, by their predicted KL divergence (ring: chosen; ×: measured). Triangles: \
          the measured models of the ladder, as far as they have similar bits. Logarithmic upwards; lower is \
          better."
     };

@@ -96,11 +96,20 @@ fn draw(
         (x, y)
     };
     let mut places = Places::new(frame(chart));
-    let mut labels = Vec::new();
+    let mut labels: Vec<((i32, i32), String)> = Vec::new();
 
     let mut line: Vec<Point> =
         report.frontier.iter().map(|point| (point.bits_per_weight, point.predicted_kld)).collect();
     line.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for ends in line.windows(2) {
+        let [from, to] = [0, 1].map(|end| chart.backend_coord(&ends[end]));
+        let steps = ((to.0 - from.0).abs().max((to.1 - from.1).abs()) / 6).max(1);
+        for step in 0..=steps {
+            let x = from.0 + (to.0 - from.0) * step / steps;
+            let y = from.1 + (to.1 - from.1) * step / steps;
+            places.take([x - 2, y - 2, x + 2, y + 2]);
+        }
+    }
     let line = PathElement::new(line, stroke(QUIET, 2));
     chart.draw_series([line]).map_err(failed)?;
     for (index, point) in report.frontier.iter().enumerate() {
@@ -125,14 +134,15 @@ fn draw(
             places.take([x - 5, y - 5, x + 5, y + 5]);
         }
         if point.chosen {
-            let disc = Circle::new(predicted, 7, CLASSES[2].filled());
-            chart.draw_series([disc]).map_err(failed)?;
-            chart.draw_series([Circle::new(predicted, 7, stroke(INK, 2))]).map_err(failed)?;
-            places.take([x - 8, y - 8, x + 8, y + 8]);
+            // A ring, because what was measured may lie inside it.
+            chart
+                .draw_series([Circle::new(predicted, 9, stroke(CLASSES[2], 5))])
+                .map_err(failed)?;
+            chart.draw_series([Circle::new(predicted, 11, stroke(INK, 1))]).map_err(failed)?;
+            places.take([x - 9, y - 9, x + 9, y + 9]);
             labels.push(((x, y), "chosen".to_owned()));
-        } else {
-            chart.draw_series([Circle::new(predicted, 3, QUIET.filled())]).map_err(failed)?;
         }
+        chart.draw_series([Circle::new(predicted, 3, QUIET.filled())]).map_err(failed)?;
     }
     for &(index, point) in ladder {
         let Some(row) = report.ladder.get(index) else { continue };
@@ -143,7 +153,12 @@ fn draw(
         let title = cut(&row.name, usize::MAX);
         let (x, y) = mark(chart, point, title, field, point.1);
         places.take([x - 6, y - 6, x + 6, y + 6]);
-        labels.push(((x, y), label));
+        // The choice itself may have been measured: two names for one place.
+        let near = |at: (i32, i32)| (at.0 - x).abs() < REACH && (at.1 - y).abs() < REACH;
+        match labels.iter_mut().find(|(at, _)| near(*at)) {
+            Some((_, there)) => there.extend([", ", &label]),
+            None => labels.push(((x, y), label)),
+        }
     }
     for (at, label) in labels {
         // One without a place is told under the pointer, and in the table.

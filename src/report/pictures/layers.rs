@@ -70,15 +70,21 @@ impl Columns {
     /// The columns of a report.
     pub fn new(tensors: &[Tensor]) -> Self {
         let mut layers: Vec<_> = tensors.iter().map(|tensor| tensor.layer).collect();
-        layers.sort_by_key(|layer| (layer.is_none(), *layer));
+        layers.sort_by_key(Self::order);
         layers.dedup();
         Columns { layers }
     }
 
     /// Left and right end of a layer's column.
     pub fn ends(&self, layer: Option<u32>) -> (i32, i32) {
-        let index = self.layers.iter().position(|&other| other == layer).unwrap_or(0);
+        let index =
+            self.layers.binary_search_by_key(&Self::order(&layer), Self::order).unwrap_or(0);
         (self.edge(index), self.edge(index + 1))
+    }
+
+    /// What is outside the layers comes last.
+    fn order(layer: &Option<u32>) -> (bool, Option<u32>) {
+        (layer.is_none(), *layer)
     }
 
     /// Left end of the column of that number.

@@ -30,7 +30,7 @@ impl Places {
         self.taken.push(rectangle);
     }
 
-    /// Takes a place for a label beside a point: to the right, else to the left, above, or below.
+    /// Takes a place for a label beside a point: to the right, else to the left, then higher or lower.
     /// Returns it with the side at which the text is anchored, or `None` if all are taken.
     pub fn beside(&mut self, (x, y): (i32, i32), label: &str) -> Option<(Rectangle, HPos)> {
         let (wide, half) = (width(label), HEIGHT / 2);
@@ -43,12 +43,14 @@ impl Places {
         let tried = [
             (right, HPos::Left),
             (left, HPos::Right),
-            (above, HPos::Center),
-            (below, HPos::Center),
             (shifted(right, -HEIGHT), HPos::Left),
+            (shifted(left, HEIGHT), HPos::Right),
             (shifted(right, HEIGHT), HPos::Left),
             (shifted(left, -HEIGHT), HPos::Right),
-            (shifted(left, HEIGHT), HPos::Right),
+            (above, HPos::Center),
+            (below, HPos::Center),
+            (shifted(right, -2 * HEIGHT), HPos::Left),
+            (shifted(left, 2 * HEIGHT), HPos::Right),
         ];
         let free = tried.into_iter().find(|(place, _)| self.is_free(*place))?;
         self.take(free.0);

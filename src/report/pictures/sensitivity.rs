@@ -126,7 +126,8 @@ fn legend(area: &Area<'_>, scale: &Axis, top: i32) -> anyhow::Result<()> {
     for step in 0..STEPS {
         let ends = [step, step + 1].map(|step| left + WIDTH * step / STEPS);
         let color = heat((f64::from(step) + 0.5) / f64::from(STEPS));
-        let corners = [(ends[0], top), (ends[1], top + 14)];
+        // Each reaches under the next, so that no seam is seen between them.
+        let corners = [(ends[0], top), (ends[1] + 1, top + 14)];
         area.draw(&Rectangle::new(corners, color.filled())).map_err(failed)?;
     }
     let style = text(INK, HPos::Right, VPos::Center);
