@@ -71,13 +71,15 @@ fn significant(figure: f64) -> String {
     }
 }
 
-/// A tick of a logarithmic axis: 1, 2 or 5 times a power of ten.
+/// A tick of an axis: a number of few digits, but for what its sum lost.
 pub fn tick(value: f64) -> String {
-    let shown = format!("{value:e}");
-    match shown.split_once('e').map(|(mantissa, exponent)| (mantissa, exponent.parse())) {
-        Some((_, Ok(-4..=5))) | None => format!("{value}"),
-        Some((mantissa, _)) if mantissa.len() > 4 => format!("{value:.1e}"),
-        Some(_) => shown,
+    let value = format!("{value:.5e}").parse().unwrap_or(value);
+    let scientific = format!("{value:e}");
+    let exponent =
+        scientific.split_once('e').and_then(|(_, exponent)| exponent.parse::<i32>().ok());
+    match exponent {
+        Some(-4..=5) | None => value.to_string(),
+        Some(_) => scientific,
     }
 }
 
@@ -119,7 +121,14 @@ mod tests {
 
     #[test]
     fn ticks_are_short() {
-        for (value, shown) in [(0.01, "0.01"), (2.0, "2"), (5e-7, "5e-7"), (1e20, "1e20")] {
+        for (value, shown) in [
+            (0.0, "0"),
+            (0.01, "0.01"),
+            (2.0, "2"),
+            (5e-7, "5e-7"),
+            (1e20, "1e20"),
+            (0.1 + 0.2, "0.3"),
+        ] {
             assert_eq!(tick(value), shown);
         }
     }

@@ -5,6 +5,8 @@ use plotters::coord::cartesian::Cartesian2d;
 use plotters::prelude::{Circle, Color, Cross, PathElement, SVGBackend, Text, TriangleMarker};
 use plotters::style::text_anchor::{HPos, VPos};
 
+use tessera_formats::escape::escaped;
+
 use super::axis::Axis;
 use super::color::{CLASSES, INK, LINE, QUIET, cut, font, stroke, text};
 use super::place::Places;
@@ -150,7 +152,7 @@ fn draw(
         let triangle = TriangleMarker::new(point, 6, CLASSES[0].filled());
         chart.draw_series([triangle]).map_err(failed)?;
         let field = format!("/ladder/{index}/mean_kld");
-        let title = cut(&row.name, usize::MAX);
+        let title = escaped(&row.name);
         let (x, y) = mark(chart, point, title, field, point.1);
         places.take([x - 6, y - 6, x + 6, y + 6]);
         // The choice itself may have been measured: two names for one place.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use plotters::prelude::{Color, PathElement, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, VPos};
+use tessera_formats::escape::escaped;
 
 use super::axis::Axis;
 use super::color::{CLASSES, INK, LINE, PAPER, QUIET, stroke, text};
@@ -159,7 +160,7 @@ pub fn layers(report: &Report) -> anyhow::Result<Option<Picture>> {
                 }
                 marks.push(Mark {
                     place: [left + gap, ends.1, right - gap, ends.0],
-                    title: tessera_formats::escape::escaped(&tensor.name),
+                    title: escaped(&tensor.name),
                     field: format!("/tensors/{index}/damage"),
                     number: Number::Figure(damage),
                 });
