@@ -48,6 +48,8 @@ pub enum Command {
     Diff(DiffArguments),
     /// Measure perplexity and KL divergence of models on a text
     Eval(EvalArguments),
+    /// Make the page of a report again, from its JSON
+    Report(ReportArguments),
     /// Let a model continue a prompt
     Run(RunArguments),
     /// Print a shell completion script
@@ -558,6 +560,28 @@ pub struct EvalArguments {
     /// Print JSON, a line for each model
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `report`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The page, `index.html`, is one file that loads nothing else; `report.json` is put beside it.
+
+Examples:
+  tessera report report/report.json -o report
+  tessera report report/report.json -o report --force    in place of what another version wrote")]
+pub struct ReportArguments {
+    /// JSON of a report, `report.json`
+    #[arg(value_name = "REPORT")]
+    pub report: PathBuf,
+
+    /// Folder of the page, which is made where it is missing
+    #[arg(short, long, value_name = "FOLDER")]
+    pub output: PathBuf,
+
+    /// Replace existing files
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `run`.

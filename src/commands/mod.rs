@@ -7,6 +7,7 @@ mod diff;
 mod eval;
 mod inspect;
 mod man;
+mod report;
 mod rotate;
 mod run;
 mod sensitivity;
@@ -44,6 +45,7 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Completions { shell } => completions::run(shell),
         Command::Man { directory } => man::run(&directory),

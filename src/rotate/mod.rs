@@ -26,11 +26,11 @@ use tessera_runtime::decoder::Decoder;
 
 use self::keys::Rotated;
 pub use self::matrix_type::MatrixType;
-use self::output::NewFile;
 use self::plan::{Plan, Step};
 use self::summary::{Summary, Tensors};
 use self::weights::Rotator;
 use crate::convert::budget::Budget;
+use crate::new_file::NewFile;
 use crate::progress::{self, Progress};
 
 /// Keys of a model in several files, which the new one is not.

@@ -8,10 +8,10 @@ use tessera_formats::gguf::{Gguf, TensorInfo};
 use tessera_runtime::checkpoint::{Checkpoint, GgufCheckpoint};
 use tessera_runtime::quantize;
 
-use super::output::NewFile;
 use super::pieces::{Piece, Pieces};
 use super::plan::{Plan, Step, TensorPlan};
 use crate::convert::budget::Budget;
+use crate::new_file::NewFile;
 use crate::progress::Progress;
 
 /// Bytes copied at a time.

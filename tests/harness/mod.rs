@@ -4,6 +4,7 @@
 
 pub mod model;
 pub mod outliers;
+pub mod report;
 
 use std::path::{Path, PathBuf};
 
