@@ -38,7 +38,7 @@ pub enum Command {
     Convert(ConvertArguments),
     /// Observe what a GGUF file's linears read on a text, for better conversions
     Calibrate(CalibrateArguments),
-    /// Measure what each scheme of each linear does to a model's logits, to choose schemes by
+    /// Measure what each scheme of each linear does to the logits
     Sensitivity(SensitivityArguments),
     /// Take rotations into the weights of a GGUF file, which computes what it computed
     Rotate(RotateArguments),
@@ -177,6 +177,10 @@ pub struct ConvertArguments {
     /// Sensitivities that `tessera sensitivity` measured [default: they are measured]
     #[arg(long, value_name = "FILE", requires = "goal", help_heading = "Choice of bits")]
     pub sensitivity: Option<PathBuf>,
+
+    /// Write a page that shows the choice, and the same as JSON, into this folder
+    #[arg(long, value_name = "DIR", requires = "goal", help_heading = "Choice of bits")]
+    pub report: Option<PathBuf>,
 
     /// Seed of every random choice [default: 0]
     #[arg(

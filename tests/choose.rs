@@ -69,7 +69,23 @@ fn bits_are_spent_where_they_save_most() {
     }
     assert!(schemes(&pack).values().all(|scheme| scheme == "w8a8"), "nine bits are enough");
     // The linears at eight bits are those that lose most for the bits they would save.
-    convert(&tiny_model(), &pack, &[&common[..], &["--target-bpw", "5"]].concat());
+    let page = folder.path().join("page");
+    let arguments = ["--target-bpw", "5", "--report", text(&page)];
+    let summary = convert(&tiny_model(), &pack, &[&common[..], &arguments].concat());
+    let report: Value =
+        serde_json::from_slice(&fs::read(page.join("report.json")).unwrap()).unwrap();
+    assert!(fs::read_to_string(page.join("index.html")).unwrap().contains("✓ kept"));
+    assert_eq!(report["pack"]["bytes"], bytes(&pack));
+    assert_eq!(report["pack"]["bits_per_weight"], summary["choice"]["bits_per_weight"]);
+    assert_eq!(report["prediction"]["measured_kld"], summary["choice"]["measured_kld"]);
+    assert_eq!(report["ladder"][0]["mean_kld"], summary["choice"]["measured_kld"]);
+    assert_eq!(report["ladder"].as_array().unwrap().len(), 6);
+    let frontier = report["frontier"].as_array().unwrap();
+    assert_eq!(frontier.iter().filter(|point| point["chosen"] == true).count(), 1);
+    for tensor in report["tensors"].as_array().unwrap() {
+        assert_eq!(tensor["scheme"], schemes(&pack)[tensor["name"].as_str().unwrap()]);
+        assert!(tensor["histogram"]["counts"].as_array().unwrap().len() > 50);
+    }
     let file: Value = serde_json::from_slice(&fs::read(&sensitive).unwrap()).unwrap();
     let chosen = schemes(&pack);
     let worth = |linear: &Value| {

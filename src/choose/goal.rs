@@ -110,6 +110,32 @@ impl<'a> Choices<'a> {
         self.chosen(found.unwrap_or(Allocation { options: Vec::new(), cost: 0, damage: 0.0 }))
     }
 
+    /// Weights of all linears.
+    pub fn weights(&self) -> u64 {
+        self.weights
+    }
+
+    /// At most about `most` of the choices, evenly spread, by ascending cost, `this` one among them;
+    /// with each, whether it is that.
+    pub fn sample(&self, most: usize, this: &Chosen) -> Vec<(Chosen, bool)> {
+        let costs: Vec<u64> = self.frontier.points().map(|(cost, _)| cost).collect();
+        let step = costs.len().div_ceil(most.max(1)).max(1);
+        let sampled = costs.iter().step_by(step).chain(costs.last());
+        let found = sampled.filter_map(|&cost| self.frontier.within(cost));
+        let mut found: Vec<_> = found.map(|found| self.chosen(found)).collect();
+        found.push(this.clone());
+        // Bytes ascend with bits, but for the padding of tiles.
+        found.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(b.predicted.total_cmp(&a.predicted)));
+        found.dedup_by(|a, b| a.options == b.options);
+        found
+            .into_iter()
+            .map(|chosen| {
+                let same = chosen.options == this.options;
+                (chosen, same)
+            })
+            .collect()
+    }
+
     fn chosen(&self, allocation: Allocation) -> Chosen {
         let linears = &self.sensitivities.linears;
         let options = || linears.iter().zip(&allocation.options).map(|(l, &o)| (l, &l.options[o]));

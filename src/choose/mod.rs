@@ -1,6 +1,7 @@
 //! Choosing a scheme for every linear by what they do to the logits, converting, and measuring what
 //! came of it.
 
+mod describe;
 pub mod goal;
 mod search;
 mod texts;
@@ -13,18 +14,21 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tessera_formats::gguf::Gguf;
 use tessera_runtime::decoder::Decoder;
-use tessera_runtime::perplexity::{Chunks, Evaluation, Participant, Reference};
+use tessera_runtime::perplexity::{self, Chunks, Evaluation, Participant, Reference};
 
+use self::describe::Known;
 use self::goal::{Choices, Chosen, Goal};
 use self::search::Search;
 use self::texts::Texts;
-use crate::calibrate::transient::{Observation, observe};
+use crate::calibrate::transient::{Observation, Transient, observe};
 use crate::convert::calibration::digests;
 use crate::convert::summary::Summary;
 use crate::convert::{self, convert};
-use crate::models::{How, Model, ModelSpec, Opening};
-use crate::options::Overrides;
+use crate::models::{self, How, Model, ModelSpec, Opening};
+use crate::options::{Overrides, Preset, SchemeChoice};
 use crate::progress::Progress;
+use crate::report;
+use crate::report::data::{LadderRow, SensitivityCorrelation};
 use crate::sensitivity::file::Sensitivities;
 use crate::sensitivity::{self, sensitivity};
 use crate::size;
@@ -51,6 +55,8 @@ pub struct Request<'a> {
     pub context: Option<usize>,
     /// Sensitivities that were measured before.
     pub sensitivities: Option<&'a Path>,
+    /// Folder of the report, if there is to be one.
+    pub report: Option<&'a Path>,
 }
 
 /// What was chosen, and what came of it.
@@ -98,6 +104,7 @@ impl Choice {
 /// A pack that was made and measured, in a folder beside its place.
 struct Trial {
     folder: TempDir,
+    observed: Transient,
     summary: Summary,
     chosen: Chosen,
     kld: Measured,
@@ -114,9 +121,17 @@ struct Measured {
 /// Chooses, converts and measures; on an error nothing stands under the pack's name.
 pub fn choose(request: &Request<'_>) -> anyhow::Result<(Summary, Choice)> {
     convert::check_output(&request.conversion)?;
+    if let Some(folder) = request.report {
+        let page = folder.join(report::PAGE_FILE);
+        ensure!(
+            request.conversion.force || !page.exists(),
+            "`{}` exists: choose another folder, or `--force` to replace it",
+            page.display(),
+        );
+    }
     let opening = opening(request);
     let texts = Texts::read(request, &opening)?;
-    let sensitivities = sensitivities(request, &opening, &texts)?;
+    let (sensitivities, correlation) = sensitivities(request, &opening, &texts)?;
     let choices = Choices::new(&sensitivities, request.goal)?;
     let (trial, trials) = meet(request, &opening, &texts, &choices)?;
     let (goal, asked) = match request.goal {
@@ -136,6 +151,22 @@ pub fn choose(request: &Request<'_>) -> anyhow::Result<(Summary, Choice)> {
         trials,
         exact: choices.are_exact(),
     };
+    if let Some(folder) = request.report {
+        let pack =
+            trial.summary.output.first().map(PathBuf::from).context("no pack was written")?;
+        let ladder = ladder(request, &pack, &opening, &texts)?;
+        let known = Known {
+            request,
+            sensitivities: &sensitivities,
+            correlation,
+            choices: &choices,
+            texts: &texts,
+            trial: &trial,
+            pack: &pack,
+            ladder,
+        };
+        report::write(folder, &describe::describe(known)?, request.conversion.force)?;
+    }
     let summary = put_in_place(request, trial)?;
     Ok((summary, choice))
 }
@@ -233,47 +264,99 @@ fn attempt(
         force: false,
     })?;
     let written = summary.output.first().map_or(pack.as_path(), Path::new);
-    let kld = measure(conversion.input, written, opening, &texts.held_out)?;
-    Ok(Trial { folder, summary, chosen, kld })
+    let specs = [spec(written, None)];
+    let measured = measure(conversion.input, &specs, opening, &texts.held_out)?;
+    let kld = measured.first().and_then(|row| row.1.comparison.as_ref());
+    let kld = &kld.context("nothing was compared")?.kld.mean;
+    let tokens = measured.first().map_or(0, |row| row.1.tokens);
+    let kld = Measured { mean: kld.value, error: kld.error, tokens };
+    Ok(Trial { folder, observed, summary, chosen, kld })
 }
 
-/// Mean KL divergence of a pack from the GGUF file in floats.
+/// A model by its file, and what is made of it.
+fn spec(path: &Path, how: Option<How>) -> ModelSpec {
+    ModelSpec { text: path.display().to_string(), path: path.to_owned(), how }
+}
+
+/// Names, summaries, and bytes and weights of the linears of models, compared with the GGUF file in floats, which comes
+/// last.
 fn measure(
-    model: &Path,
-    pack: &Path,
+    own: &Path,
+    specs: &[ModelSpec],
     opening: &Opening,
     chunks: &Chunks,
-) -> anyhow::Result<Measured> {
-    let open = |path: &Path, how| {
-        let text = path.display().to_string();
-        Model::open(&ModelSpec { text, path: path.to_owned(), how }, opening)
-    };
-    let (own, pack) = (open(model, Some(How::Float))?, open(pack, None)?);
-    let checkpoints = [own.checkpoint(opening)?, pack.checkpoint(opening)?];
-    let decoders = [
-        Decoder::for_context(&*checkpoints[0], chunks.context())?,
-        Decoder::for_context(&*checkpoints[1], chunks.context())?,
-    ];
-    let participant = |index: usize, name: &str| Participant {
-        name: name.to_owned(),
-        model: &decoders[index],
+) -> anyhow::Result<Vec<(String, perplexity::Summary, u64, u64)>> {
+    let own = spec(own, Some(How::Float));
+    let models = specs.iter().chain([&own]).map(|spec| Model::open(spec, opening));
+    let models = models.collect::<anyhow::Result<Vec<_>>>()?;
+    let checkpoints = models.iter().map(|model| model.checkpoint(opening));
+    let checkpoints = checkpoints.collect::<anyhow::Result<Vec<_>>>()?;
+    let decoders = checkpoints.iter().map(|own| Decoder::for_context(&**own, chunks.context()));
+    let decoders = decoders.collect::<Result<Vec<_>, _>>()?;
+    let participants = models.iter().zip(&decoders).map(|(model, decoder)| Participant {
+        name: model.form.clone(),
+        model: decoder,
         save: None,
-    };
+    });
+    let mut participants: Vec<_> = participants.collect();
+    let reference = participants.pop().map(Reference::Model);
     let evaluation = Evaluation {
         chunks,
         memory_budget_bytes: opening.budget.bytes,
-        reference: Some(Reference::Model(participant(0, "model"))),
-        models: vec![participant(1, "pack")],
+        reference,
+        models: participants,
     };
     let progress = Progress::of_steps("measuring");
     let outcome = evaluation.run(&mut |work| progress.set(work.done, work.total));
     progress.finish();
     let outcome = outcome?;
-    let summary = outcome.models.first().map(|outcome| &outcome.summary);
-    let comparison = summary.and_then(|summary| summary.comparison.as_ref());
-    let kld = &comparison.context("nothing was compared")?.kld;
-    let tokens = summary.map_or(0, |summary| summary.tokens);
-    Ok(Measured { mean: kld.mean.value, error: kld.mean.error, tokens })
+    let outcomes = outcome.models.into_iter().chain(outcome.reference);
+    let rows = outcomes.zip(checkpoints.iter().zip(&decoders)).map(|(outcome, (own, decoder))| {
+        let (bytes, weights) = models::bytes_and_weights(&**own, decoder);
+        (outcome.name, outcome.summary, bytes, weights)
+    });
+    Ok(rows.collect())
+}
+
+/// What stands beside the pack in the report: its own row, the schemes without data, another system's,
+/// and the model in floats.
+fn ladder(
+    request: &Request<'_>,
+    pack: &Path,
+    opening: &Opening,
+    texts: &Texts,
+) -> anyhow::Result<Vec<LadderRow>> {
+    let of_scheme = |scheme, preset| {
+        let how = Overrides { scheme: Some(scheme), preset, ..Overrides::default() };
+        spec(request.conversion.input, Some(How::Quantized(how)))
+    };
+    let specs = [
+        spec(pack, None),
+        of_scheme(SchemeChoice::W8A8, None),
+        of_scheme(SchemeChoice::W4A8, None),
+        of_scheme(SchemeChoice::W4A4, None),
+        of_scheme(SchemeChoice::W4A4, Some(Preset::RkLlamaV3)),
+    ];
+    let measured = measure(request.conversion.input, &specs, opening, &texts.held_out)?;
+    let shown = |name: &str, index: usize| match index {
+        0 => "this pack".to_owned(),
+        1..=3 => format!("{name}, without data"),
+        _ => name.to_owned(),
+    };
+    let rows = measured.into_iter().enumerate().map(|(index, (name, summary, bytes, weights))| {
+        let comparison = summary.comparison.as_ref();
+        LadderRow {
+            name: shown(&name, index),
+            bits_per_weight: bytes as f64 * 8.0 / weights.max(1) as f64,
+            bytes,
+            ppl: summary.ppl.value,
+            ppl_error: summary.ppl.error,
+            mean_kld: comparison.map(|comparison| comparison.kld.mean.value),
+            mean_kld_error: comparison.map(|comparison| comparison.kld.mean.error),
+            same_top: comparison.map(|comparison| comparison.same_top.value * 100.0),
+        }
+    });
+    Ok(rows.collect())
 }
 
 /// Sensitivities: those of the file, if they are of this model, or measured now.
@@ -281,7 +364,7 @@ fn sensitivities(
     request: &Request<'_>,
     opening: &Opening,
     texts: &Texts,
-) -> anyhow::Result<Sensitivities> {
+) -> anyhow::Result<(Sensitivities, Option<SensitivityCorrelation>)> {
     let conversion = &request.conversion;
     if let Some(path) = request.sensitivities {
         let found = Sensitivities::read(path)?;
@@ -292,7 +375,7 @@ fn sensitivities(
             path.display(),
             conversion.input.display(),
         );
-        return Ok(found);
+        return Ok((found, None));
     }
     let observed = observe(&Observation {
         model: conversion.input,
@@ -308,7 +391,7 @@ fn sensitivities(
     })?;
     let output = observed.path.with_file_name("sensitivities.json");
     let schemes = tessera_formats::npu::Scheme::ALL;
-    sensitivity(&sensitivity::Request {
+    let report = sensitivity(&sensitivity::Request {
         model: conversion.input,
         dataset: crate::calibrate::transient::texts(request.dataset),
         field: request.field,
@@ -324,7 +407,7 @@ fn sensitivities(
         force: false,
         opening,
     })?;
-    Sensitivities::read(&output)
+    Ok((Sensitivities::read(&output)?, report.correlation()))
 }
 
 /// Moves the files of a pack from the folder where they were made to where they belong.

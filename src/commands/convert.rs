@@ -95,6 +95,7 @@ fn choose_and_convert(
         tokens: arguments.tokens,
         context: arguments.ctx,
         sensitivities: arguments.sensitivity.as_deref(),
+        report: arguments.report.as_deref(),
     };
     let (summary, choice) = super::worker_pool(threads)?.install(|| choose::choose(&request))?;
     super::warn(&summary.warnings);

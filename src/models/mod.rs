@@ -246,13 +246,20 @@ fn form(schemes: &str, simulation: Simulation) -> String {
 /// Bits per weight of a model's linears as they are stored, scales and padding included.
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 pub fn bits_per_weight(checkpoint: &dyn Checkpoint, decoder: &Decoder<'_>) -> f64 {
+    let (bytes, weights) = bytes_and_weights(checkpoint, decoder);
+    8.0 * bytes as f64 / f64::max(weights as f64, 1.0)
+}
+
+/// Bytes that the linears take as they are stored, and their weights.
+pub fn bytes_and_weights(checkpoint: &dyn Checkpoint, decoder: &Decoder<'_>) -> (u64, u64) {
     let layers = (0..decoder.model().layers).flat_map(|layer| decoder.layer_linears(layer));
-    let (mut bytes, mut weights) = (0.0, 0.0);
+    let (mut bytes, mut weights) = (0u64, 0u64);
     for name in layers.chain([decoder.head_linear().to_owned()]) {
-        bytes += checkpoint.linear_bytes(&name) as f64;
-        weights += checkpoint.dims(&name).unwrap_or_default().iter().product::<u64>() as f64;
+        bytes = bytes.saturating_add(checkpoint.linear_bytes(&name));
+        let dims = checkpoint.dims(&name).unwrap_or_default();
+        weights = weights.saturating_add(dims.iter().product());
     }
-    8.0 * bytes / f64::max(weights, 1.0)
+    (bytes, weights)
 }
 
 /// The tokenizer of models, which all of them must share.

@@ -48,6 +48,7 @@ pub fn check(report: &Report) -> anyhow::Result<()> {
             Budget::TargetSize(_) => {}
         }
     }
+    number("pack", "bits_per_weight", report.pack.map(|pack| pack.bits_per_weight))?;
     let prediction = &report.prediction;
     kld("prediction", "predicted_kld", Some(prediction.predicted_kld))?;
     kld("prediction", "measured_kld", prediction.measured_kld)?;

@@ -23,6 +23,8 @@ pub struct Report {
     pub model: Model,
     /// What was asked for; empty where nothing was.
     pub budget: Vec<Budget>,
+    /// What was written; absent where nothing was.
+    pub pack: Option<Pack>,
     /// What the choice was expected to cost, and what it does cost.
     pub prediction: Prediction,
     /// Models that were measured on the evaluation text, a row each.
@@ -67,14 +69,25 @@ pub struct HashedFile {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "value", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Budget {
-    /// Most bits per weight of the linears.
+    /// Most bits per weight of the linears, without the padding of tiles.
     TargetBpw(f64),
-    /// Most bytes of the linears.
+    /// Most bytes of the pack.
     TargetSize(u64),
     /// Largest mean KL divergence from the unquantized model, in nats.
     MaxKld(f64),
     /// Time to search for, in seconds.
     Time(f64),
+}
+
+/// A pack.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pack {
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Bits per weight of its linears, scales counted and the padding of tiles not: what a target of
+    /// bits per weight is about.
+    pub bits_per_weight: f64,
 }
 
 /// What the choice was expected to cost, and what it does cost.

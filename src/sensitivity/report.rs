@@ -10,6 +10,7 @@ use tessera_formats::npu::Scheme;
 use super::Spent;
 use super::file::Sensitivities;
 use super::proxy::rank_correlation;
+use crate::report::data::SensitivityCorrelation;
 use crate::table;
 
 /// Linears that the text lists.
@@ -93,6 +94,15 @@ impl Report {
     /// What the user should know.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// How estimates agree with measurements, and what both took.
+    pub fn correlation(&self) -> Option<SensitivityCorrelation> {
+        self.correlation.map(|spearman| SensitivityCorrelation {
+            spearman,
+            seconds_measured: self.measured_seconds,
+            seconds_proxy: self.estimated_seconds,
+        })
     }
 
     /// For people.

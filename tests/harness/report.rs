@@ -132,6 +132,7 @@ pub fn report() -> Value {
             "files": [{ "name": "qwen2.5-0.5b-f16.gguf", "sha256": sha256('3') }],
         },
         "budget": [{ "kind": "target_bpw", "value": 4.8 }, { "kind": "time", "value": 1800.0 }],
+        "pack": { "bytes": 331_776_123, "bits_per_weight": 4.75 },
         "prediction": {
             "predicted_kld": frontier[3]["predicted_kld"],
             "measured_kld": frontier[3]["measured_kld"],

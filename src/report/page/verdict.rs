@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use tessera_formats::escape::escaped;
 
 use super::cells::{bytes, figure};
-use crate::report::data::{Budget, FrontierPoint, Report};
+use crate::report::data::{Budget, Report};
 
 /// What was asked for, and what came out.
 pub fn verdict(report: &Report) -> Markup {
@@ -18,15 +18,20 @@ pub fn verdict(report: &Report) -> Markup {
                 @for (index, budget) in report.budget.iter().enumerate() {
                     @if index > 0 { "; " }
                     (asked(index, *budget))
-                    (kept(*budget, report, chosen.map(|(_, point)| point)))
+                    (kept(*budget, report))
                 }
             }
             p {
                 "Came out: "
+                @if let Some(pack) = report.pack {
+                    "a pack of " (bytes("/pack/bytes", pack.bytes)) ", "
+                    (figure("/pack/bits_per_weight", pack.bits_per_weight))
+                    " bits per weight without padding; linears of "
+                }
                 @if let Some((index, point)) = chosen {
                     (bytes(&format!("/frontier/{index}/bytes"), point.bytes)) ", "
                     (figure(&format!("/frontier/{index}/bits_per_weight"), point.bits_per_weight))
-                    " bits per weight, "
+                    " bits per weight as stored, "
                 }
                 "KL divergence predicted "
                 (figure("/prediction/predicted_kld", prediction.predicted_kld))
@@ -59,10 +64,10 @@ fn asked(index: usize, budget: Budget) -> Markup {
 }
 
 /// Whether a bound was kept, where the report can tell.
-fn kept(budget: Budget, report: &Report, chosen: Option<&FrontierPoint>) -> Markup {
+fn kept(budget: Budget, report: &Report) -> Markup {
     let kept = match budget {
-        Budget::TargetBpw(bits) => chosen.map(|point| point.bits_per_weight <= bits),
-        Budget::TargetSize(bytes) => chosen.map(|point| point.bytes <= bytes),
+        Budget::TargetBpw(bits) => report.pack.map(|pack| pack.bits_per_weight <= bits),
+        Budget::TargetSize(bytes) => report.pack.map(|pack| pack.bytes <= bytes),
         Budget::MaxKld(kld) => report.prediction.measured_kld.map(|measured| measured <= kld),
         Budget::Time(_) => None,
     };
