@@ -124,16 +124,17 @@ impl<'a> Choices<'a> {
         let found = sampled.filter_map(|&cost| self.frontier.within(cost));
         let mut found: Vec<_> = found.map(|found| self.chosen(found)).collect();
         found.push(this.clone());
-        // Bytes ascend with bits, but for the padding of tiles.
-        found.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(b.predicted.total_cmp(&a.predicted)));
+        // Bits ascend as bytes do but for the padding of tiles, in which some bits cost nothing.
+        found.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.predicted.total_cmp(&b.predicted)));
         found.dedup_by(|a, b| a.options == b.options);
-        found
-            .into_iter()
-            .map(|chosen| {
-                let same = chosen.options == this.options;
-                (chosen, same)
-            })
-            .collect()
+        let mut least = f64::INFINITY;
+        let better = found.into_iter().filter_map(|chosen| {
+            let same = chosen.options == this.options;
+            let better = chosen.predicted < least;
+            least = least.min(chosen.predicted);
+            (better || same).then_some((chosen, same))
+        });
+        better.collect()
     }
 
     fn chosen(&self, allocation: Allocation) -> Chosen {
