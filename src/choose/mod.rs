@@ -27,6 +27,7 @@ use crate::convert::{self, convert};
 use crate::models::{self, How, Model, ModelSpec, Opening};
 use crate::options::{Overrides, Preset, SchemeChoice};
 use crate::progress::Progress;
+use crate::recipe::Recipe;
 use crate::report;
 use crate::report::data::{LadderRow, SensitivityCorrelation};
 use crate::sensitivity::file::Sensitivities;
@@ -232,18 +233,7 @@ fn attempt(
 ) -> anyhow::Result<Trial> {
     let conversion = &request.conversion;
     let recipe = conversion.recipe.clone().with_schemes(&chosen.schemes)?.with_statistics(true);
-    let observed = observe(&Observation {
-        model: conversion.input,
-        beside: conversion.output,
-        dataset: request.dataset,
-        field: request.field,
-        tokens: texts.calibration_tokens,
-        context: request.context,
-        seed: conversion.seed,
-        budget: conversion.budget,
-        target: &conversion.target,
-        prefix: Some(&recipe),
-    })?;
+    let observed = observe(&observation(request, texts, Some(&recipe)))?;
     let folder = tempfile::Builder::new()
         .prefix(".tessera-")
         .suffix(".part")
@@ -377,18 +367,7 @@ fn sensitivities(
         );
         return Ok((found, None));
     }
-    let observed = observe(&Observation {
-        model: conversion.input,
-        beside: conversion.output,
-        dataset: request.dataset,
-        field: request.field,
-        tokens: texts.calibration_tokens,
-        context: request.context,
-        seed: conversion.seed,
-        budget: conversion.budget,
-        target: &conversion.target,
-        prefix: None,
-    })?;
+    let observed = observe(&observation(request, texts, None))?;
     let output = observed.path.with_file_name("sensitivities.json");
     let schemes = tessera_formats::npu::Scheme::ALL;
     let report = sensitivity(&sensitivity::Request {
@@ -432,6 +411,26 @@ fn parent(output: &Path) -> &Path {
     match output.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
+    }
+}
+
+/// Calibration on the text's first part.
+fn observation<'a>(
+    request: &'a Request<'_>,
+    texts: &Texts,
+    prefix: Option<&'a Recipe>,
+) -> Observation<'a> {
+    Observation {
+        model: request.conversion.input,
+        beside: request.conversion.output,
+        dataset: request.dataset,
+        field: request.field,
+        tokens: texts.calibration_tokens,
+        context: request.context,
+        seed: request.conversion.seed,
+        budget: request.conversion.budget,
+        target: &request.conversion.target,
+        prefix,
     }
 }
 
