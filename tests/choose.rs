@@ -205,6 +205,25 @@ fn goals_that_make_no_sense_are_refused() {
         assert!(said.contains(words), "{more:?}: {said}");
         assert!(!pack.exists());
     }
+    // Figures that no measurement gives.
+    let good = fs::read_to_string(&sensitive).unwrap();
+    let weights = "\"weights\": 4096";
+    for (from, to, words) in [
+        (weights, "\"weights\": 18446744073709551615", "18446744073709551615 weights"),
+        (weights, "\"weights\": 0", "0 weights"),
+        ("\"tile_bytes\": ", "\"tile_bytes\": 9999999999999", "bytes for"),
+        ("\"output_error\": ", "\"output_error\": -", "none is below zero"),
+        ("blk.0.attn_k.weight", "blk.0.attn_q.weight", "is there twice"),
+        ("\"factor\": ", "\"factor\": 1e999, \"x\": ", "sensitivities"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        fs::write(&damaged, good.replacen(from, to, 1)).unwrap();
+        let goal = ["--target-size", "1G", "--sensitivity", text(&damaged)];
+        let (code, said) = run(&[&base[..], &dataset, &goal].concat());
+        assert_eq!(code, 2, "{to} {said}");
+        assert!(said.contains(words), "{to}: {said}");
+        assert!(!pack.exists());
+    }
     let arguments = ["convert", text(&other), "-o", text(&pack), "--target-bpw", "5"];
     let (code, said) =
         run(&[&arguments[..], &dataset, &["--sensitivity", text(&sensitive)]].concat());

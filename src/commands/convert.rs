@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::ensure;
 
 use crate::calibrate::transient::{Observation, Transient, observe};
+use crate::choose;
 use crate::choose::goal::Goal;
-use crate::choose::{self};
 use crate::cli::ConvertArguments;
 use crate::convert::budget::Budget;
 use crate::convert::{Request, check_output, convert};

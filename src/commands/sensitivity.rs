@@ -1,6 +1,6 @@
 //! `tessera sensitivity`: what each scheme of each linear does to a model's logits.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
 use crate::calibrate::transient::{Observation, observe};
 use crate::cli::SensitivityArguments;
@@ -57,8 +57,10 @@ fn measure(arguments: &SensitivityArguments, threads: usize) -> anyhow::Result<R
             prefix: None,
         })?),
     };
-    let given = arguments.calibration.as_deref();
-    let statistics = observed.as_ref().map(|observed| observed.path.as_path()).or(given);
+    let statistics = match (&observed, &arguments.calibration) {
+        (Some(observed), _) => &observed.path,
+        (None, given) => given.as_ref().context("no statistics")?,
+    };
     let opening = Opening {
         device: None,
         cpu_like: false,
@@ -73,7 +75,7 @@ fn measure(arguments: &SensitivityArguments, threads: usize) -> anyhow::Result<R
         model: &arguments.model,
         dataset: &arguments.dataset,
         field: arguments.field.as_deref(),
-        statistics: statistics.unwrap_or(&arguments.output),
+        statistics,
         output: &arguments.output,
         tokens: arguments.tokens,
         context: arguments.ctx,

@@ -22,6 +22,11 @@ const VERSION: [u64; 2] = [1, 0];
 /// Largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;
 
+/// More weights than a linear has, and more bytes: sums over all linears that a file has room for
+/// stay within 64 bits.
+const MOST_WEIGHTS: u64 = 1 << 40;
+const MOST_BYTES: u64 = 1 << 40;
+
 /// What was measured of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -252,12 +257,22 @@ impl Sensitivities {
         for linear in &self.linears {
             let name = Escaped(&linear.name);
             ensure!(names.insert(&linear.name), "`{name}` is there twice");
-            ensure!(linear.weights > 0, "`{name}` has no weights");
+            ensure!(
+                (1..=MOST_WEIGHTS).contains(&linear.weights),
+                "`{name}` has {} weights",
+                linear.weights,
+            );
             ensure!(!linear.options.is_empty(), "`{name}` has no options");
             let mut schemes = HashSet::new();
             for option in &linear.options {
                 let scheme = option.scheme;
                 ensure!(schemes.insert(scheme), "`{name}` has {scheme} twice");
+                ensure!(
+                    option.tile_bytes.max(option.vector_bytes) <= MOST_BYTES,
+                    "`{name}` takes {} and {} bytes for {scheme}",
+                    option.tile_bytes,
+                    option.vector_bytes,
+                );
                 let figures =
                     [Some(option.output_error), Some(option.weight_error), option.kld_error];
                 for figure in figures.into_iter().chain([option.kld]).flatten() {

@@ -38,8 +38,6 @@ pub struct Measurement<'a> {
     layer: usize,
     /// Those after the last layer.
     last: Vec<f32>,
-    /// Layers that were passed, those of all streams counted.
-    passed: u64,
 }
 
 impl<'a> Measurement<'a> {
@@ -61,16 +59,7 @@ impl<'a> Measurement<'a> {
             pass(&layer, chunks, &mut last).with_context(|| format!("layer {index}"))?;
             step();
         }
-        Ok(Measurement {
-            decoder,
-            checkpoint,
-            chunks,
-            memory_budget,
-            states,
-            layer: 0,
-            last,
-            passed: 0,
-        })
+        Ok(Measurement { decoder, checkpoint, chunks, memory_budget, states, layer: 0, last })
     }
 
     /// Takes the states on to `layer`, through the model's own layers.
@@ -86,7 +75,7 @@ impl<'a> Measurement<'a> {
     /// The divergences where linears of the layer that states have come to, or of the head behind the
     /// last one, are replaced: of each of `candidates`, on its own.
     pub fn divergences(
-        &mut self,
+        &self,
         candidates: &[Replacements],
         step: &mut dyn FnMut(),
     ) -> anyhow::Result<Vec<Divergence>> {
@@ -105,7 +94,6 @@ impl<'a> Measurement<'a> {
                 let decoder = Decoder::for_context(&mixed, self.chunks.context())?;
                 let mut stream = self.states.clone();
                 pass(&decoder.layer(self.layer)?, self.chunks, &mut stream)?;
-                self.passed += 1;
                 step();
                 streams.push(stream);
             }
@@ -113,7 +101,6 @@ impl<'a> Measurement<'a> {
                 let layer = self.decoder.layer(index)?;
                 for stream in &mut streams {
                     pass(&layer, self.chunks, stream)?;
-                    self.passed += 1;
                     step();
                 }
             }
@@ -125,7 +112,7 @@ impl<'a> Measurement<'a> {
     }
 
     fn of_heads(
-        &mut self,
+        &self,
         candidates: &[Replacements],
         step: &mut dyn FnMut(),
     ) -> anyhow::Result<Vec<Divergence>> {
