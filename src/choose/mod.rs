@@ -152,23 +152,29 @@ pub fn choose(request: &Request<'_>) -> anyhow::Result<(Summary, Choice)> {
         trials,
         exact: choices.are_exact(),
     };
-    if let Some(folder) = request.report {
-        let pack =
-            trial.summary.output.first().map(PathBuf::from).context("no pack was written")?;
-        let ladder = ladder(request, &pack, &opening, &texts)?;
-        let known = Known {
-            request,
-            sensitivities: &sensitivities,
-            correlation,
-            choices: &choices,
-            texts: &texts,
-            trial: &trial,
-            pack: &pack,
-            ladder,
-        };
-        report::write(folder, &describe::describe(known)?, request.conversion.force)?;
-    }
+    let described = match request.report {
+        None => None,
+        Some(folder) => {
+            let pack = trial.summary.output.first().map(PathBuf::from);
+            let pack = pack.context("no pack was written")?;
+            let known = Known {
+                request,
+                sensitivities: &sensitivities,
+                correlation,
+                choices: &choices,
+                texts: &texts,
+                trial: &trial,
+                pack: &pack,
+                ladder: ladder(request, &pack, &opening, &texts)?,
+            };
+            Some((folder, describe::describe(known)?))
+        }
+    };
+    // The pack first: it has cost more than a page that cannot be written.
     let summary = put_in_place(request, trial)?;
+    if let Some((folder, described)) = described {
+        report::write(folder, &described, request.conversion.force)?;
+    }
     Ok((summary, choice))
 }
 
