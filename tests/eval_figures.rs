@@ -192,8 +192,8 @@ fn the_ladder_is_in_order() {
         (with(&original, "rk-llama-v3:w8a8"), 0.0005..=0.0014),
         (with(&original, "w8a8"), 0.0005..=0.0014),
         (with(&folder.join("stories260K-Q4_0.gguf"), "cpu"), 0.06..=0.09),
-        (with(&original, "w4a8"), 0.1..=0.25),
-        (with(&original, "w4a4"), 0.25..=0.45),
+        (with(&original, "w4a8"), 0.08..=0.2),
+        (with(&original, "w4a4"), 0.2..=0.35),
         (with(&original, "rk-llama-v3:w4a4"), 0.25..=0.5),
         (with(&original, "rk-llama-v2:w4a4"), 0.9..=2.0),
     ];

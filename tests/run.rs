@@ -88,7 +88,7 @@ fn a_pack_says_what_the_model_says_quantized_in_memory() {
             said.insert(packed);
         }
     }
-    assert!(said.len() > 4, "{said:?}");
+    assert!(said.len() > 3, "{said:?}");
 }
 
 #[test]

@@ -24,9 +24,9 @@ fn searches(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(k as u64));
         for calibrator in ["amax", "percentile", "mse", "kl"] {
             let calibrator: Calibrator = calibrator.parse().expect("a calibrator");
-            for qmax in [7, 127] {
-                group.bench_function(format!("{calibrator}, qmax {qmax}"), |b| {
-                    b.iter(|| channel_scale(black_box(&row), qmax, calibrator, &mut scratch));
+            for range in [(-8, 7), (-127, 127)] {
+                group.bench_function(format!("{calibrator}, {range:?}"), |b| {
+                    b.iter(|| channel_scale(black_box(&row), range, calibrator, &mut scratch));
                 });
             }
         }

@@ -40,7 +40,7 @@ fn rows_of_an_input(criterion: &mut Criterion) {
         let weights: Vec<f32> = (0..M * k).map(|_| noise()).collect();
         let scales: Vec<f32> = weights.chunks(k).map(|row| scale_of(0.75 * amax(row), 7)).collect();
         let all = [std::ops::Range { start: 0, end: k }];
-        let rows = Rows { values: &weights, scales: &scales, segments: &all, qmax: 7 };
+        let rows = Rows { values: &weights, scales: &scales, segments: &all, range: (-8, 7) };
         let mut integers = vec![0; weights.len()];
         rows.quantize(&factor, &mut integers);
 

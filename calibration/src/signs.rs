@@ -68,7 +68,7 @@ pub fn choose<E>(
 }
 
 /// What rounding to nearest costs at the output: `Σ e·H'·eᵀ` over `rows`, rotated rows of weights,
-/// `[m, K]`, each rounded to integers in ±`qmax` with a scale by `calibrator` in each segment.
+/// `[m, K]`, each rounded to integers of the `range` with a scale by `calibrator` in each segment.
 ///
 /// A sample of a linear's rows is enough to compare vectors, and the energy of the output does not
 /// depend on them, so that costs of one sample may be compared as they are.
@@ -79,7 +79,7 @@ pub fn choose<E>(
 pub fn rounding_cost(
     rows: &[f32],
     segments: &[Range<usize>],
-    qmax: i8,
+    range: (i8, i8),
     calibrator: Calibrator,
     hessian: &RotatedHessian,
 ) -> f64 {
@@ -94,8 +94,8 @@ pub fn rounding_cost(
                     let columns = segment.start.min(k)..segment.end.min(k);
                     let (row, errors) = (&row[columns.clone()], &mut errors[columns.clone()]);
                     let integers = &mut integers[columns];
-                    let scale = channel_scale(row, qmax, calibrator, scratch);
-                    quantize::quantize_row(row, scale, qmax, integers);
+                    let scale = channel_scale(row, range, calibrator, scratch);
+                    quantize::quantize_row_within(row, scale, range, integers);
                     for ((error, w), &q) in errors.iter_mut().zip(row).zip(integers.iter()) {
                         *error = w - f32::from(q) * scale;
                     }
@@ -176,7 +176,7 @@ mod tests {
             let hessian = hessian::rotate(&sums, tokens as f64, Some(signs), &rotation);
             let rows = rotated(&weights, signs);
             energies.push(hessian.forms(&rows).iter().sum::<f64>());
-            let cost = rounding_cost(&rows, &segments, 7, Calibrator::Mse, &hessian);
+            let cost = rounding_cost(&rows, &segments, (-8, 7), Calibrator::Mse, &hessian);
             // By the outputs themselves.
             let mut expected = 0.0;
             let x = rotated(&inputs, signs);
@@ -184,9 +184,10 @@ mod tests {
                 let mut errors = vec![0.0; k];
                 for segment in [0..k / 2, k / 2..k] {
                     let part = &row[segment.clone()];
-                    let scale = channel_scale(part, 7, Calibrator::Mse, &mut Scratch::default());
+                    let scale =
+                        channel_scale(part, (-8, 7), Calibrator::Mse, &mut Scratch::default());
                     for (error, w) in errors[segment].iter_mut().zip(part) {
-                        *error = w - scale * (w / scale).round_ties_even().clamp(-7.0, 7.0);
+                        *error = w - scale * (w / scale).round_ties_even().clamp(-8.0, 7.0);
                     }
                 }
                 for x in x.chunks(k) {

@@ -16,7 +16,7 @@ struct Problem {
 
 #[derive(Deserialize)]
 struct Case {
-    qmax: i8,
+    range: (i8, i8),
     act_order: bool,
     damping: f64,
     scales: Vec<f32>,
@@ -43,7 +43,7 @@ fn integers_are_those_of_the_papers_algorithm() {
         let weights: Vec<f32> =
             problem.weights_times_4096.iter().map(|&w| f32::from(w) / 4096.0).collect();
         let segments: Vec<_> = problem.segments.iter().map(|&(start, end)| start..end).collect();
-        assert_eq!(problem.cases.len(), 4);
+        assert_eq!(problem.cases.len(), 6);
         for case in problem.cases {
             let options = Options { damping: case.damping, act_order: case.act_order };
             let factor = Factor::new(&hessian, &options).unwrap();
@@ -51,11 +51,11 @@ fn integers_are_those_of_the_papers_algorithm() {
                 values: &weights,
                 scales: &case.scales,
                 segments: &segments,
-                qmax: case.qmax,
+                range: case.range,
             };
             let mut integers = vec![0; weights.len()];
             let outcomes = rows.quantize(&factor, &mut integers);
-            let name = format!("{} × {k}, qmax {}, {options:?}", problem.rows, case.qmax);
+            let name = format!("{} × {k}, {:?}, {options:?}", problem.rows, case.range);
             assert_eq!(outcomes.len(), problem.rows);
             for (row, outcome) in outcomes.iter().enumerate() {
                 let near = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-4;

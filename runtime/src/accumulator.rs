@@ -113,14 +113,14 @@ impl AccumulatorBound {
     }
 }
 
-/// Longest K, in whole tiles, for which no weights in ±qmax and no activation in the scheme's range
-/// can leave the 16 bits of the 4-bit engine: 640 for w4a4, 576 for w4a8 and where activations are
-/// `asymmetric`.
+/// Longest K, in whole tiles, for which no weights of the engine and no activation in the scheme's
+/// range can leave the 16 bits of the 4-bit engine: 576 for w4a4, 480 for w4a8 and where activations
+/// are `asymmetric`.
 pub fn certified_length(scheme: Scheme, asymmetric: bool) -> usize {
-    let qmax = scheme.engine().qmax().map_or(1, i8::unsigned_abs);
+    let weight = scheme.engine().weight_range().map_or(1, |(least, _)| least.unsigned_abs());
     let (low, high) = scheme.activation_range(asymmetric).unwrap_or((-1, 1));
     let operand = low.unsigned_abs().max(high.unsigned_abs());
-    let longest = i16::MAX.unsigned_abs() / (u16::from(qmax) * u16::from(operand));
+    let longest = i16::MAX.unsigned_abs() / (u16::from(weight) * u16::from(operand));
     usize::from(longest) / TILE_K * TILE_K
 }
 
@@ -256,18 +256,18 @@ mod tests {
     #[test]
     fn certified_lengths_are_those_of_the_worst_case() {
         for (scheme, asymmetric, length) in [
-            (Scheme::W4A4, false, 640),
-            (Scheme::W4A4, true, 576),
-            (Scheme::W4A8, false, 576),
-            (Scheme::W4A8, true, 576),
+            (Scheme::W4A4, false, 576),
+            (Scheme::W4A4, true, 480),
+            (Scheme::W4A8, false, 480),
+            (Scheme::W4A8, true, 480),
         ] {
             assert_eq!(certified_length(scheme, asymmetric), length);
             let (low, high) = scheme.activation_range(asymmetric).unwrap();
-            for sign in [-7, 7] {
-                let bound = |k| RowSums::new(&vec![sign; k]).bound(low.into(), high.into());
-                assert!(bound(length).fits(Engine::I4));
-                assert!(!bound(length + TILE_K).fits(Engine::I4));
+            let bound = |q: i8, k| RowSums::new(&vec![q; k]).bound(low.into(), high.into());
+            for q in -8..8 {
+                assert!(bound(q, length).fits(Engine::I4));
             }
+            assert!(!bound(-8, length + TILE_K).fits(Engine::I4));
         }
     }
 }

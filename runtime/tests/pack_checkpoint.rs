@@ -309,8 +309,8 @@ fn damaged_and_hostile_packs_are_refused() {
                 let zero = 0.0f32.to_le_bytes().to_vec();
                 replace(pack, "blk.0.ffn_down.weight.scale", zero, true);
             },
-            "`blk.0.ffn_down.weight`: scale 0 of `blk.0.ffn_down.weight.scale` is 0, which is not \
-             finite and above zero",
+            "`blk.0.ffn_down.weight`: scale 0 of `blk.0.ffn_down.weight.scale` is 0, which is zero \
+             or not finite",
         ),
         (
             "blk.0.ffn_down.weight",
@@ -319,7 +319,7 @@ fn damaged_and_hostile_packs_are_refused() {
                 replace(pack, "blk.0.ffn_down.weight.scale", nan, true);
             },
             "`blk.0.ffn_down.weight`: scale 0 of `blk.0.ffn_down.weight.scale` is NaN, which is \
-             not finite and above zero",
+             zero or not finite",
         ),
         (
             "blk.0.ffn_down.weight",
@@ -363,11 +363,11 @@ fn damaged_and_hostile_packs_are_refused() {
         (
             "blk.0.ffn_gate_exps.weight",
             |pack| {
-                let bytes = [0x80, 0x3f, 0x80, 0xbf].to_vec();
+                let bytes = [0x80, 0xbf, 0x00, 0x80].to_vec();
                 replace(pack, "blk.0.ffn_gate_exps.weight.scale", bytes, true);
             },
-            "`blk.0.ffn_gate_exps.weight`: scale 1 of `blk.0.ffn_gate_exps.weight.scale` is -1, \
-             which is not finite and above zero",
+            "`blk.0.ffn_gate_exps.weight`: scale 1 of `blk.0.ffn_gate_exps.weight.scale` is -0, \
+             which is zero or not finite",
         ),
         (
             "blk.0.attn_q.weight",

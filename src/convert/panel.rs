@@ -142,11 +142,11 @@ impl PanelQuantizer<'_> {
         if rows.len() < self.plan().engine().tile_n() {
             tiles.fill(0);
         }
-        match (self.plan().options.rounding, self.observed, self.plan().engine().qmax()) {
-            (Rounding::Gptq, Some(observed), Some(qmax)) => {
+        match (self.plan().options.rounding, self.observed, self.plan().engine().weight_range()) {
+            (Rounding::Gptq, Some(observed), Some(range)) => {
                 match observed.hessian(rows.start / self.plan().n) {
                     Some(hessian) => {
-                        let by = (observed, hessian, qmax);
+                        let by = (observed, hessian, range);
                         self.compensated(rows, bytes, segments, by, scratch, tiles)
                     }
                     None => self.nearest(rows, bytes, segments, scratch, tiles),
@@ -176,15 +176,15 @@ impl PanelQuantizer<'_> {
             for (index, segment) in segments.iter().enumerate() {
                 let end = start + segment.layout.panel_bytes();
                 let tiles = &mut tiles[start..end];
-                let part = match self.plan().engine().qmax() {
+                let part = match self.plan().engine().weight_range() {
                     None => self.halves(row, lane, segment, scratch, tiles),
-                    Some(qmax) => {
+                    Some(range) => {
                         let columns = segment.columns.clone();
                         let weights = &scratch.rows.row[columns.clone()];
                         let scale =
-                            self.scale(weights, qmax, (row, columns.start), &mut scratch.clip);
+                            self.scale(weights, range, (row, columns.start), &mut scratch.clip);
                         let integers = &mut scratch.integers[..weights.len()];
-                        let error = self.scales.quantize_integer(weights, scale, qmax, integers);
+                        let error = self.scales.quantize_integer(weights, scale, range, integers);
                         let error = scratch.rows.ordinary.then_some(error);
                         if let Some(means) = means {
                             correction += means.error(&columns, weights, integers, scale);
@@ -211,7 +211,7 @@ impl PanelQuantizer<'_> {
         rows: Range<usize>,
         bytes: &[u8],
         segments: &[SegmentPlan],
-        (observed, hessian, qmax): (&Observed, &Hessian, i8),
+        (observed, hessian, integer_range): (&Observed, &Hessian, (i8, i8)),
         scratch: &mut Scratch,
         tiles: &mut [u8],
     ) -> anyhow::Result<PanelResult> {
@@ -232,20 +232,22 @@ impl PanelQuantizer<'_> {
         for (lane, row) in rows.clone().enumerate() {
             for range in &ranges {
                 let weights = &target[lane * size..][range.clone()];
-                scales.push(self.scale(weights, qmax, (row, range.start), &mut scratch.clip));
+                let place = (row, range.start);
+                scales.push(self.scale(weights, integer_range, place, &mut scratch.clip));
             }
         }
         let mut integers = vec![0i8; m * size];
         let values = target;
-        let batch = gptq::Rows { values, scales: &scales, segments: &ranges, qmax };
+        let range = integer_range;
+        let batch = gptq::Rows { values, scales: &scales, segments: &ranges, range };
         let rounded = batch.quantize(&hessian.factor, &mut integers);
         for _ in 0..DESCENTS {
             refit(values, &mut scales, hessian, &integers);
             self.shorten(&mut scales);
-            let batch = gptq::Rows { values, scales: &scales, segments: &ranges, qmax };
+            let batch = gptq::Rows { values, scales: &scales, segments: &ranges, range };
             batch.descend(&hessian.descent, 1, &mut integers);
         }
-        let batch = gptq::Rows { values, scales: &scales, segments: &ranges, qmax };
+        let batch = gptq::Rows { values, scales: &scales, segments: &ranges, range };
         let found = batch.losses(&hessian.factor, &integers);
         let energies = batch.losses(&hessian.factor, &vec![0; m * size]);
         for ((found, rounded), energy) in found.iter().zip(&rounded).zip(&energies) {
@@ -290,7 +292,7 @@ impl PanelQuantizer<'_> {
     fn scale(
         &self,
         weights: &[f32],
-        qmax: i8,
+        range: (i8, i8),
         (row, start): (usize, usize),
         scratch: &mut clip::Scratch,
     ) -> f32 {
@@ -300,21 +302,22 @@ impl PanelQuantizer<'_> {
         let scale = match (self.scales, importance) {
             (Scales::Channel(Calibrator::Mse), Some(importance)) => {
                 let importance = &importance[start..start + unpadded];
-                clip::channel_scale_weighted(weights, importance, qmax, scratch)
+                clip::channel_scale_weighted(weights, importance, range, scratch)
             }
-            _ => self.scales.integer_scale(weights, qmax, (row, start), scratch),
+            _ => self.scales.integer_scale(weights, range, (row, start), scratch),
         };
         let mut scale = [scale];
         self.shorten(&mut scale);
         scale[0]
     }
 
-    /// Makes scales as short as the pack holds them, none smaller than the least normal one.
+    /// Makes scales as short as the pack holds them, none nearer to zero than the least normal one.
     fn shorten(&self, scales: &mut [f32]) {
         if self.plan().options.scale_type == ScaleType::Bf16 {
             for scale in scales {
                 let short = bf16::from_f32(*scale).to_f32();
-                *scale = short.clamp(f32::MIN_POSITIVE, bf16::MAX.to_f32());
+                let magnitude = short.abs().clamp(f32::MIN_POSITIVE, bf16::MAX.to_f32());
+                *scale = magnitude.copysign(*scale);
             }
         }
     }
@@ -353,7 +356,7 @@ impl PanelQuantizer<'_> {
         });
         let amax = f64::from(quantize::amax(weights));
         let qmax = f64::from(engine.qmax().unwrap_or(i8::MAX));
-        let clip = if amax > 0.0 { f64::from(scale) * qmax / amax } else { 1.0 };
+        let clip = if amax > 0.0 { f64::from(scale.abs()) * qmax / amax } else { 1.0 };
         match engine {
             Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),
             _ => tiles::pack_row_i8(integers, lane, tiles),

@@ -138,19 +138,21 @@ impl Scales {
         (scale, quantize::to_f16_row(weights, scale, out))
     }
 
-    /// Scale for integers in ±`qmax` of the segment of a row that begins in column `start`:
-    /// `weights` is the segment without padding, which would shift a percentile.
+    /// Scale for integers of the `range` of the segment of a row that begins in column `start`: `weights`
+    /// is the segment without padding, which would shift a percentile. rk-llama.cpp's are for ±`range.1`.
     pub fn integer_scale(
         &self,
         weights: &[f32],
-        qmax: i8,
+        range: (i8, i8),
         (row, start): (usize, usize),
         scratch: &mut clip::Scratch,
     ) -> f32 {
         match self {
-            Scales::Channel(calibrator) => clip::channel_scale(weights, qmax, *calibrator, scratch),
+            Scales::Channel(calibrator) => {
+                clip::channel_scale(weights, range, *calibrator, scratch)
+            }
             Scales::Matrix { scales, n } => scales[row / n],
-            Scales::RkLlamaV3 => rk_llama::channel_scale(weights, qmax),
+            Scales::RkLlamaV3 => rk_llama::channel_scale(weights, range.1),
             Scales::RkLlamaV2 { blocks, scales, n } => {
                 // A chip's segments may be shorter than rk-llama.cpp's, never across two of them.
                 let segment = blocks.segments().partition_point(|block| block.end <= start);
@@ -160,14 +162,21 @@ impl Scales {
         }
     }
 
-    /// Rounds weights to integers in ±`qmax`; the sum of squared errors.
-    pub fn quantize_integer(&self, weights: &[f32], scale: f32, qmax: i8, out: &mut [i8]) -> f64 {
+    /// Rounds weights to integers of the `range`, in ±`range.1` as rk-llama.cpp does; the sum of squared
+    /// errors.
+    pub fn quantize_integer(
+        &self,
+        weights: &[f32],
+        scale: f32,
+        range: (i8, i8),
+        out: &mut [i8],
+    ) -> f64 {
         match self {
             Scales::Channel(_) | Scales::Matrix { .. } => {
-                quantize::quantize_row(weights, scale, qmax, out)
+                quantize::quantize_row_within(weights, scale, range, out)
             }
             Scales::RkLlamaV3 | Scales::RkLlamaV2 { .. } => {
-                rk_llama::quantize_row(weights, scale, qmax, out)
+                rk_llama::quantize_row(weights, scale, range.1, out)
             }
         }
     }
@@ -179,7 +188,8 @@ impl Scales {
         }
         for scale in &mut rows {
             // A preset's scale of weights near the least of f32 can vanish.
-            *scale = transform.pack_scale(*scale).max(f32::from_bits(1));
+            let stored = transform.pack_scale(*scale);
+            *scale = stored.abs().max(f32::from_bits(1)).copysign(*scale);
         }
         rows
     }

@@ -39,10 +39,19 @@ pub fn choose(
 
 /// Rows of weights, and of activations.
 struct Sample {
-    /// `[rows, k]`, with the largest integers of weights and of activations.
-    linears: Vec<(Vec<f32>, i8, i8, clip::Calibrator)>,
+    linears: Vec<SampledLinear>,
     /// `[rows, k]`.
     activations: Vec<f32>,
+}
+
+/// Rows of a linear, and how it is quantized.
+struct SampledLinear {
+    /// `[rows, k]`.
+    weights: Vec<f32>,
+    /// Least and greatest integer of a weight.
+    range: (i8, i8),
+    activation_qmax: i8,
+    calibrator: clip::Calibrator,
 }
 
 impl Sample {
@@ -56,7 +65,7 @@ impl Sample {
         for &linear in &input.linears {
             let linear = &quantizer.plan.linears[linear];
             let tensor = &quantizer.gguf.tensors()[linear.source];
-            let Some(qmax) = linear.engine().qmax() else { continue };
+            let Some(range) = linear.engine().weight_range() else { continue };
             let count = linear.matrices() * linear.n;
             let wanted = count.min(WEIGHT_ROWS);
             let mut bytes = vec![0; usize::try_from(tensor.row_bytes())?];
@@ -68,7 +77,8 @@ impl Sample {
                     .with_context(|| format!("`{}`", Escaped(&tensor.name)))?;
             }
             let activation_qmax = super::observed::activation_qmax(linear.options.scheme);
-            linears.push((weights, qmax, activation_qmax, linear.options.calibrator));
+            let calibrator = linear.options.calibrator;
+            linears.push(SampledLinear { weights, range, activation_qmax, calibrator });
         }
         let rows = statistics.rows.chunks_exact(k);
         let step = rows.len().div_ceil(SAMPLE_ROWS).max(1);
@@ -86,19 +96,20 @@ impl Sample {
         let rows = basis.rotate(&self.activations);
         let mut scratch = clip::Scratch::default();
         let mut total = 0.0;
-        for (weights, qmax, activation_qmax, calibrator) in &self.linears {
+        for linear in &self.linears {
+            let SampledLinear { range, activation_qmax, calibrator, .. } = *linear;
             let rounded = round(
                 &rows,
                 size,
-                |row| quantize::scale_of(quantize::amax(row), *activation_qmax),
-                *activation_qmax,
+                |row| quantize::scale_of(quantize::amax(row), activation_qmax),
+                (-activation_qmax, activation_qmax),
             );
-            let weights = weights_basis.rotate(weights);
+            let weights = weights_basis.rotate(&linear.weights);
             let rounded_weights = round(
                 &weights,
                 size,
-                |row| clip::channel_scale(row, *qmax, *calibrator, &mut scratch),
-                *qmax,
+                |row| clip::channel_scale(row, range, calibrator, &mut scratch),
+                range,
             );
             let (mut error, mut energy) = (0.0, 0.0);
             for (w, wq) in weights.chunks_exact(size).zip(rounded_weights.chunks_exact(size)) {
@@ -117,12 +128,17 @@ impl Sample {
 }
 
 /// Rows as integers make them.
-fn round(rows: &[f32], size: usize, mut scale: impl FnMut(&[f32]) -> f32, qmax: i8) -> Vec<f32> {
+fn round(
+    rows: &[f32],
+    size: usize,
+    mut scale: impl FnMut(&[f32]) -> f32,
+    range: (i8, i8),
+) -> Vec<f32> {
     let mut integers = vec![0; size];
     let mut rounded = Vec::with_capacity(rows.len());
     for row in rows.chunks_exact(size) {
         let scale = scale(row);
-        quantize::quantize_row(row, scale, qmax, &mut integers);
+        quantize::quantize_row_within(row, scale, range, &mut integers);
         rounded.extend(integers.iter().map(|&q| f32::from(q) * scale));
     }
     rounded

@@ -49,8 +49,8 @@ pub fn check(
         },
         None => None,
     };
-    if !tiled.scales().iter().all(|scale| scale.is_finite() && *scale > 0.0) {
-        report.problem(&linear.scale, "it has a scale that is no positive number");
+    if !tiled.scales().iter().all(|scale| scale.is_finite() && *scale != 0.0) {
+        report.problem(&linear.scale, "it has a scale that is zero or not finite");
     }
     if let Some(correction) = &linear.correction
         && !pack.read_f32(correction)?.iter().all(|value| value.is_finite())

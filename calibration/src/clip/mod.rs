@@ -114,9 +114,10 @@ pub struct Scratch {
     weighted: weighted::Scratch,
 }
 
-/// The scale of one row (or of a segment of one) for integers in ±`qmax`: `clip / qmax`, by
-/// [`scale_of`], so 1.0 for an all-zero row and never below
-/// [`MIN_SCALE`](tessera_runtime::quantize::MIN_SCALE).
+/// The scale of one row (or of a segment of one) for integers from the first to the second, `qmax`, of
+/// `range`: `clip / qmax`, by [`scale_of`], so 1.0 for an all-zero row and never nearer to zero than
+/// [`MIN_SCALE`](tessera_runtime::quantize::MIN_SCALE). Of the range, either all magnitudes have both
+/// signs, or the least integer is one more from zero than the greatest.
 ///
 /// The row must be finite
 /// ([`first_non_finite`](tessera_runtime::quantize::first_non_finite)); what another gives is
@@ -127,23 +128,35 @@ pub struct Scratch {
 ///   `n - 1`, of the n sorted magnitudes, without interpolation (the rule of rk-llama.cpp's p99.5).
 ///   Where it is 0 but the row is not, amax.
 /// * [`Calibrator::Mse`]: the least `Σ (w - scale·q)²` over clips `amax · m/64`, the larger clip
-///   where two are equal. Up to `qmax` 7: m = 64, 63, …, 8, every one evaluated. Above: m = 64, 63,
-///   …, 16, every fourth and then the neighbours of the least; the error is nearly convex there.
+///   where two are equal. Up to `qmax` 7: m = 64, 63, …, 8, every one evaluated; where the least
+///   integer is further from zero than `qmax`, with either sign of the scale, which is negative where
+///   the further level serves the row's positive side better. Above: m = 64, 63, …, 16, every fourth
+///   and then the neighbours of the least; the error is nearly convex there.
 /// * [`Calibrator::Kl`]: see [`histogram_kl`], on 2048 bins over `[0, amax]`.
-pub fn channel_scale(row: &[f32], qmax: i8, calibrator: Calibrator, scratch: &mut Scratch) -> f32 {
-    let amax = amax(row);
+pub fn channel_scale(
+    row: &[f32],
+    range: (i8, i8),
+    calibrator: Calibrator,
+    scratch: &mut Scratch,
+) -> f32 {
+    let (amax, qmax) = (amax(row), range.1);
     let searchable = amax >= LEAST_AMAX;
     let clip = match calibrator {
         Calibrator::Percentile(percentile) if amax > 0.0 => {
             percentile::clip(row, percentile, amax, &mut scratch.percentile)
         }
         Calibrator::Mse if searchable => {
-            squared_error::clip(row, amax, qmax, &mut scratch.squared_error)
+            squared_error::clip(row, amax, range, &mut scratch.squared_error)
         }
         Calibrator::Kl if searchable => histogram_kl::clip(row, amax, qmax, &mut scratch.kl),
         _ => amax,
     };
-    scale_of(clip, qmax)
+    signed_scale_of(clip, qmax)
+}
+
+/// [`scale_of`] of a clip whose sign the scale is to have.
+fn signed_scale_of(clip: f32, qmax: i8) -> f32 {
+    scale_of(clip.abs(), qmax).copysign(clip)
 }
 
 /// The scale of one row (or of a segment of one) whose columns do not matter alike: least
@@ -152,7 +165,7 @@ pub fn channel_scale(row: &[f32], qmax: i8, calibrator: Calibrator, scratch: &mu
 /// makes columns alike.
 ///
 /// Over clips `amax · m/64`, the larger where two are equal: m = 64, 63, …, 8 up to `qmax` 7, above it
-/// every fourth from 64 to 16 and then the neighbours of the least. Where importances are negative or not finite, or all are zero, and where amax is
+/// every fourth from 64 to 16 and then the neighbours of the least; signs as there. Where importances are negative or not finite, or all are zero, and where amax is
 /// below 2^-100, that of [`Calibrator::Mse`].
 ///
 /// # Panics
@@ -161,7 +174,7 @@ pub fn channel_scale(row: &[f32], qmax: i8, calibrator: Calibrator, scratch: &mu
 pub fn channel_scale_weighted(
     row: &[f32],
     importance: &[f32],
-    qmax: i8,
+    range: (i8, i8),
     scratch: &mut Scratch,
 ) -> f32 {
     assert_eq!(row.len(), importance.len(), "an importance for each column");
@@ -169,9 +182,9 @@ pub fn channel_scale_weighted(
     let usable = importance.iter().all(|h| h.is_finite() && *h >= 0.0)
         && importance.iter().any(|&h| h > 0.0);
     if !usable || amax < LEAST_AMAX {
-        return channel_scale(row, qmax, Calibrator::Mse, scratch);
+        return channel_scale(row, range, Calibrator::Mse, scratch);
     }
-    scale_of(weighted::clip(row, importance, amax, qmax, &mut scratch.weighted), qmax)
+    signed_scale_of(weighted::clip(row, importance, amax, range, &mut scratch.weighted), range.1)
 }
 
 #[cfg(test)]

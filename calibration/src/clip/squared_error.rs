@@ -1,4 +1,4 @@
-//! The clip of a row's least squared error.
+//! The clip of a row's least squared error, and the sign of its scale.
 //!
 //! Up to `qmax` 7, all candidates are evaluated from one histogram. Magnitudes are brought to
 //! integers `v`, so that amax is `2 · qmax · 64` bins of 2^13 units. The scale of clip `amax · m/64`
@@ -13,6 +13,10 @@
 //! exactly, in integers, in any order of the elements. What is lost is the rounding of magnitudes to
 //! units, below 2^-22 of amax, where a threshold loses nothing: both neighbours err alike. The time
 //! is that of one histogram, however many candidates there are.
+//!
+//! Where the range has one integer more below zero, one side of the row has a level more. With `N` and
+//! `V` of that side alone, its error falls by what the threshold `j = qmax` adds: a negative
+//! scale gives the level to the positive side, and both signs are evaluated for each candidate.
 //!
 //! Above `qmax` 7 the thresholds would need too many bins, and the candidates are evaluated by
 //! [`quantization_errors`].
@@ -52,20 +56,29 @@ const MANTISSA: f32 = 8_388_608.0;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scratch {
-    /// Number and sum of the magnitudes in each bin, as `number << SUM_BITS | sum`.
+    /// Number and sum of the magnitudes in each bin, as `number << SUM_BITS | sum`: those of positive
+    /// elements, then those of negative ones.
     table: Vec<u64>,
-    /// Number and sum of the magnitudes in each bin and those above it.
-    above: Vec<(u64, u64)>,
+    /// Number and sum of the magnitudes in each bin and those above it, of positive elements and of
+    /// negative ones.
+    above: Vec<[(u64, u64); 2]>,
 }
 
-/// The clip; `amax` is that of the row, at least 2^-100.
-pub(super) fn clip(row: &[f32], amax: f32, qmax: i8, scratch: &mut Scratch) -> f32 {
-    let steps = match qmax.unsigned_abs() {
-        0 => STEPS,
-        qmax @ 1..=HISTOGRAM_QMAX => search_histogram(row, amax, qmax, scratch),
-        qmax => search_directly(row, amax, qmax),
-    };
-    candidate(amax, steps)
+/// The clip; negative where the scale is to be. `amax` is that of the row, at least 2^-100. Of the
+/// range, either all magnitudes have both signs, or the least integer is one more from zero than the
+/// greatest.
+pub(super) fn clip(row: &[f32], amax: f32, range: (i8, i8), scratch: &mut Scratch) -> f32 {
+    let qmax = range.1.unsigned_abs();
+    let two_sided = range.0.unsigned_abs() > qmax;
+    match qmax {
+        0 => amax,
+        1..=HISTOGRAM_QMAX => {
+            let (steps, negative) = search_histogram(row, amax, qmax, two_sided, scratch);
+            let clip = candidate(amax, steps);
+            if negative { -clip } else { clip }
+        }
+        _ => candidate(amax, search_directly(row, amax, qmax)),
+    }
 }
 
 /// `steps` / 64 of amax; amax itself for 64.
@@ -73,22 +86,43 @@ pub(super) fn candidate(amax: f32, steps: u8) -> f32 {
     amax * (f32::from(steps) / f32::from(STEPS))
 }
 
-fn search_histogram(row: &[f32], amax: f32, qmax: u8, scratch: &mut Scratch) -> u8 {
+/// Steps of the clip, and whether the scale is to be negative.
+fn search_histogram(
+    row: &[f32],
+    amax: f32,
+    qmax: u8,
+    two_sided: bool,
+    scratch: &mut Scratch,
+) -> (u8, bool) {
     let bins = 2 * usize::from(qmax) * usize::from(STEPS);
     tabulate(row, amax, bins, scratch);
-    let mut best = (i128::MAX, STEPS);
+    let mut best = (i128::MAX, (STEPS, false));
     for steps in (LEAST_BY_HISTOGRAM..=STEPS).rev() {
+        // Of the elements of each sign.
+        let at = |odd: u64| {
+            let edge = usize::from(steps) * usize::try_from(odd).unwrap_or(usize::MAX);
+            scratch.above.get(edge).copied().unwrap_or_default()
+        };
         let (mut squares, mut products) = (0u64, 0u64);
         for odd in (1..2 * u64::from(qmax)).step_by(2) {
-            let edge = usize::from(steps) * usize::try_from(odd).unwrap_or(usize::MAX);
-            let (number, sum) = scratch.above.get(edge).copied().unwrap_or_default();
-            squares += odd * number;
-            products += sum;
+            let [(positives, positive_sum), (negatives, negative_sum)] = at(odd);
+            squares += odd * (positives + negatives);
+            products += positive_sum + negative_sum;
         }
-        let scale = i128::from(steps) << (UNIT_BITS + 1);
-        let error = scale * (scale * i128::from(squares) - 2 * i128::from(products));
-        if error < best.0 {
-            best = (error, steps);
+        let mut consider = |squares: u64, products: u64, negative: bool| {
+            let scale = i128::from(steps) << (UNIT_BITS + 1);
+            let error = scale * (scale * i128::from(squares) - 2 * i128::from(products));
+            if error < best.0 {
+                best = (error, (steps, negative));
+            }
+        };
+        if two_sided {
+            let odd = 2 * u64::from(qmax) + 1;
+            let [positive, negative] = at(odd);
+            consider(squares + odd * negative.0, products + negative.1, false);
+            consider(squares + odd * positive.0, products + positive.1, true);
+        } else {
+            consider(squares, products, false);
         }
     }
     best.1
@@ -98,32 +132,37 @@ fn search_histogram(row: &[f32], amax: f32, qmax: u8, scratch: &mut Scratch) -> 
 fn tabulate(row: &[f32], amax: f32, bins: usize, scratch: &mut Scratch) {
     let Scratch { table, above } = scratch;
     above.clear();
-    above.resize(bins + 1, (0, 0));
+    above.resize(bins + 1, [(0, 0); 2]);
     #[expect(clippy::cast_precision_loss, reason = "at most 7 · 2^20, which f32 holds")]
     let factor = (bins << UNIT_BITS) as f32 / amax;
+    const SIDE: usize = 1 << (23 - UNIT_BITS);
     let mut magnitudes = [0u32; BLOCK];
     for part in row.chunks(TABLE_ELEMENTS) {
         table.clear();
-        table.resize(1 << (23 - UNIT_BITS), 0);
+        table.resize(2 * SIDE, 0);
         for block in part.chunks(BLOCK) {
             let magnitudes = &mut magnitudes[..block.len()];
             for (magnitude, w) in magnitudes.iter_mut().zip(block) {
-                *magnitude = (w.abs() * factor + MANTISSA).to_bits() & 0x007f_ffff;
+                // The sign above 23 bits of magnitude.
+                let sign = (w.to_bits() >> 31) << 23;
+                *magnitude = (w.abs() * factor + MANTISSA).to_bits() & 0x007f_ffff | sign;
             }
-            // As long as there are values of 23 bits without their last 13: always in range.
-            if let Ok(table) = <&mut [u64; 1 << (23 - UNIT_BITS)]>::try_from(table.as_mut_slice()) {
+            // As long as there are values of 24 bits without their last 13: always in range.
+            if let Ok(table) = <&mut [u64; 2 * SIDE]>::try_from(table.as_mut_slice()) {
                 for &magnitude in magnitudes.iter() {
                     let entry = &mut table[(magnitude >> UNIT_BITS) as usize & (table.len() - 1)];
-                    *entry += (1 << SUM_BITS) | u64::from(magnitude);
+                    *entry += (1 << SUM_BITS) | u64::from(magnitude & 0x007f_ffff);
                 }
             }
         }
-        let (mut number, mut sum) = (0, 0);
-        for (above, entry) in above.iter_mut().zip(table.iter()).rev() {
-            number += entry >> SUM_BITS;
-            sum += entry & ((1 << SUM_BITS) - 1);
-            above.0 += number;
-            above.1 += sum;
+        for (side, table) in table.chunks_exact(SIDE).enumerate() {
+            let (mut number, mut sum) = (0, 0);
+            for (above, entry) in above.iter_mut().zip(table).rev() {
+                number += entry >> SUM_BITS;
+                sum += entry & ((1 << SUM_BITS) - 1);
+                above[side].0 += number;
+                above[side].1 += sum;
+            }
         }
     }
 }
@@ -169,16 +208,23 @@ fn try_all(row: &[f32], amax: f32, qmax: u8, steps: &[u8], best: &mut (f64, u8))
 
 #[cfg(test)]
 mod tests {
-    use tessera_runtime::quantize::{self, quantization_error};
+    use tessera_runtime::quantize::{self, quantize_row_within};
 
     use super::*;
     use crate::clip::tests::{Distribution, sample};
 
-    /// Least error over every candidate, by the quantizer itself.
-    fn exhaustive(row: &[f32], amax: f32, qmax: i8) -> f64 {
-        let least = if qmax <= 7 { LEAST_BY_HISTOGRAM } else { LEAST_DIRECT };
+    /// What the quantizer itself errs by.
+    fn error(row: &[f32], clip: f32, range: (i8, i8)) -> f64 {
+        let scale = scale_of(clip.abs(), range.1).copysign(clip);
+        quantize_row_within(row, scale, range, &mut vec![0; row.len()])
+    }
+
+    /// Least error over every candidate.
+    fn exhaustive(row: &[f32], amax: f32, range: (i8, i8)) -> f64 {
+        let least = if range.1 <= 7 { LEAST_BY_HISTOGRAM } else { LEAST_DIRECT };
         (least..=STEPS)
-            .map(|m| quantization_error(row, scale_of(candidate(amax, m), qmax), qmax))
+            .flat_map(|m| [candidate(amax, m), -candidate(amax, m)])
+            .map(|clip| error(row, clip, range))
             .fold(f64::INFINITY, f64::min)
     }
 
@@ -190,14 +236,14 @@ mod tests {
                 for seed in 0..seeds {
                     let row = sample(distribution, k, seed);
                     let amax = quantize::amax(&row);
-                    for qmax in [1, 3, 7, 127] {
-                        let clip = clip(&row, amax, qmax, &mut scratch);
-                        let found = quantization_error(&row, scale_of(clip, qmax), qmax);
-                        let least = exhaustive(&row, amax, qmax);
-                        let slack = if qmax <= 7 { 1e-5 } else { 1e-3 };
+                    for range in [(-1, 1), (-3, 3), (-7, 7), (-127, 127), (-2, 1), (-8, 7)] {
+                        let clip = clip(&row, amax, range, &mut scratch);
+                        let found = error(&row, clip, range);
+                        let least = exhaustive(&row, amax, range);
+                        let slack = if range.1 <= 7 { 1e-5 } else { 1e-3 };
                         assert!(
                             found <= least * (1.0 + slack),
-                            "{distribution:?}, K {k}, seed {seed}, qmax {qmax}: {found} above {least}"
+                            "{distribution:?}, K {k}, seed {seed}, {range:?}: {found} above {least}"
                         );
                     }
                 }
@@ -210,10 +256,10 @@ mod tests {
         let mut scratch = Scratch::default();
         let mut row = sample(Distribution::StudentT5, 4096, 9);
         let amax = quantize::amax(&row);
-        let before = clip(&row, amax, 7, &mut scratch);
+        let before = clip(&row, amax, (-7, 7), &mut scratch);
         row.reverse();
         row.rotate_left(1000);
-        assert_eq!(clip(&row, amax, 7, &mut scratch), before);
+        assert_eq!(clip(&row, amax, (-7, 7), &mut scratch), before);
     }
 
     #[test]
@@ -222,10 +268,10 @@ mod tests {
         let mut scratch = Scratch::default();
         let part = sample(Distribution::Gaussian, TABLE_ELEMENTS, 3);
         let amax = quantize::amax(&part);
-        let expected = clip(&part, amax, 7, &mut scratch);
+        let expected = clip(&part, amax, (-7, 7), &mut scratch);
         let mut row = part.clone();
         row.extend(&part);
-        assert_eq!(clip(&row, amax, 7, &mut scratch), expected);
+        assert_eq!(clip(&row, amax, (-7, 7), &mut scratch), expected);
     }
 
     #[test]
@@ -233,9 +279,35 @@ mod tests {
         let mut scratch = Scratch::default();
         // Every multiple of 1/7 in ±1 is exact at the full clip, and only there.
         let row: Vec<f32> = (-7i8..=7).map(f32::from).collect();
-        assert_eq!(clip(&row, 7.0, 7, &mut scratch), 7.0);
+        assert_eq!(clip(&row, 7.0, (-7, 7), &mut scratch), 7.0);
         // One magnitude alone: the full clip has error 0.
-        assert_eq!(clip(&[0.0, -3.0, 3.0], 3.0, 7, &mut scratch), 3.0);
-        assert_eq!(clip(&[0.0, -3.0, 3.0], 3.0, 127, &mut scratch), 3.0);
+        assert_eq!(clip(&[0.0, -3.0, 3.0], 3.0, (-7, 7), &mut scratch), 3.0);
+        assert_eq!(clip(&[0.0, -3.0, 3.0], 3.0, (-127, 127), &mut scratch), 3.0);
+    }
+
+    #[test]
+    fn longer_side_gets_the_further_level() {
+        let mut scratch = Scratch::default();
+        // Eight levels below zero and seven above are exact at seven eighths of amax.
+        let row: Vec<f32> = (-8i8..=7).map(f32::from).collect();
+        assert_eq!(clip(&row, 8.0, (-8, 7), &mut scratch), 7.0);
+        let mirrored: Vec<f32> = row.iter().map(|w| -w).collect();
+        assert_eq!(clip(&mirrored, 8.0, (-8, 7), &mut scratch), -7.0);
+        assert!(clip(&mirrored, 8.0, (-7, 7), &mut scratch) > 0.0);
+        // Neither side is longer.
+        assert_eq!(clip(&[0.0, -3.0, 3.0], 3.0, (-8, 7), &mut scratch), 3.0);
+    }
+
+    /// At its best scale, by integration, a grid of −7 … 7 errs by 1.289 % of a Gaussian's energy, and one of
+    /// −8 … 7 by 1.186 %.
+    #[test]
+    fn sixteenth_level_is_worth_what_theory_says() {
+        let mut scratch = Scratch::default();
+        let row = sample(Distribution::Gaussian, 1 << 18, 5);
+        let (amax, energy) = (quantize::amax(&row), quantize::squared_norm(&row));
+        let mut share = |range| error(&row, clip(&row, amax, range, &mut scratch), range) / energy;
+        let (fifteen, sixteen) = (share((-7, 7)), share((-8, 7)));
+        assert!((0.0127..0.0130).contains(&fifteen), "{fifteen}");
+        assert!((0.0117..0.0120).contains(&sixteen), "{sixteen}");
     }
 }

@@ -275,7 +275,7 @@ mod tests {
             for qmax in [7, 127] {
                 let of = |calibrator| statistics.scale(qmax, calibrator);
                 let mut exact = |calibrator| {
-                    crate::clip::channel_scale(&elements, qmax, calibrator, &mut scratch)
+                    crate::clip::channel_scale(&elements, (-qmax, qmax), calibrator, &mut scratch)
                 };
                 assert_eq!(of(Calibrator::Amax), exact(Calibrator::Amax));
                 let (edge, value) =

@@ -109,11 +109,14 @@ fn percentiles_are_order_statistics() {
     for (percentile, magnitude) in
         [(99.9, 1000.0), (99.85, 999.0), (50.0, 501.0), (100.0, 1000.0), (0.01, 1.0)]
     {
-        let scale = channel_scale(&row, 7, Calibrator::Percentile(percentile), &mut scratch);
+        let scale = channel_scale(&row, (-7, 7), Calibrator::Percentile(percentile), &mut scratch);
         assert_eq!(scale, magnitude / 7.0, "{percentile}");
     }
     let sparse = [0.0, 0.0, 0.0, 5.0];
-    assert_eq!(channel_scale(&sparse, 7, Calibrator::Percentile(50.0), &mut scratch), 5.0 / 7.0);
+    assert_eq!(
+        channel_scale(&sparse, (-7, 7), Calibrator::Percentile(50.0), &mut scratch),
+        5.0 / 7.0
+    );
 }
 
 #[test]
@@ -124,11 +127,11 @@ fn rows_that_are_empty_zero_tiny_or_huge() {
     {
         for qmax in [1, 7, 127] {
             for row in [&[][..], &[0.0, -0.0]] {
-                assert_eq!(channel_scale(row, qmax, calibrator, &mut scratch), 1.0);
+                assert_eq!(channel_scale(row, (-qmax, qmax), calibrator, &mut scratch), 1.0);
             }
             for w in [1e-45, 1e-38, 1e-31, 1e-29, 1.0, 1e18, f32::MAX] {
                 let row = [w, -w, 0.0, w / 3.0];
-                let scale = channel_scale(&row, qmax, calibrator, &mut scratch);
+                let scale = channel_scale(&row, (-qmax, qmax), calibrator, &mut scratch);
                 assert!(
                     (1.0 / scale).is_finite()
                         && scale <= (w / f32::from(qmax)).max(f32::MIN_POSITIVE)
@@ -143,7 +146,7 @@ fn least_squares_of_a_gaussian_row() {
     // The optimum for 15 levels and K = 4096 lies at 2.4 to 2.6 σ with an error near 0.0128 σ² (a row's own varies).
     let mut scratch = Scratch::default();
     let row = sample(Distribution::Gaussian, 4096, 1);
-    let scale = channel_scale(&row, 7, Calibrator::Mse, &mut scratch);
+    let scale = channel_scale(&row, (-7, 7), Calibrator::Mse, &mut scratch);
     let error = quantization_error(&row, scale, 7) / squared_norm(&row);
     assert!((2.3..2.7).contains(&(scale * 7.0)), "{}", scale * 7.0);
     assert!((0.0110..0.0140).contains(&error), "{error}");
@@ -164,7 +167,7 @@ fn scales_have_the_same_bits_everywhere() {
             [Calibrator::Amax, Calibrator::Percentile(99.0), Calibrator::Mse, Calibrator::Kl]
         {
             for qmax in [7, 127] {
-                let scale = channel_scale(&row, qmax, calibrator, &mut scratch);
+                let scale = channel_scale(&row, (-qmax, qmax), calibrator, &mut scratch);
                 take(u64::from(scale.to_bits()));
                 take(u64::from(statistics.scale(qmax, calibrator).to_bits()));
                 take(quantization_error(&row, scale, qmax).to_bits());
@@ -215,7 +218,7 @@ fn divergence_of_rows() {
             }
             for qmax in [7, 127] {
                 let bins = histogram_kl::choose(&counts, qmax).bins;
-                let scale = channel_scale(&row, qmax, Calibrator::Kl, &mut scratch);
+                let scale = channel_scale(&row, (-qmax, qmax), Calibrator::Kl, &mut scratch);
                 assert_eq!(scale, scale_of(amax * (edge_of(bins) / 2048.0), qmax));
             }
         }

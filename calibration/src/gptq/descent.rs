@@ -15,7 +15,7 @@
 //! tried as well and gained less than 1 %.
 
 use rayon::prelude::*;
-use tessera_runtime::quantize::MIN_SCALE;
+use tessera_runtime::quantize::usable_scale;
 
 use super::factor::Factor;
 use super::kernels::{self, Isa, LANES, Lanes, TILE_ROWS};
@@ -122,7 +122,7 @@ impl Rows<'_> {
                         Row {
                             values: &values[of_row.clone()],
                             scales: &scales[of_row],
-                            qmax: self.qmax,
+                            range: self.range,
                             integers: &mut integers[columns],
                         }
                     });
@@ -140,8 +140,7 @@ impl Rows<'_> {
     /// The scale of each column of a row.
     fn by_column(&self, scales: &[f32], k: usize) -> impl Iterator<Item = f32> {
         self.segments.iter().zip(scales).flat_map(move |(segment, &scale)| {
-            let scale = if scale >= MIN_SCALE { scale } else { MIN_SCALE };
-            std::iter::repeat_n(scale, segment.end.min(k) - segment.start.min(k))
+            std::iter::repeat_n(usable_scale(scale), segment.end.min(k) - segment.start.min(k))
         })
     }
 }
@@ -150,7 +149,7 @@ impl Rows<'_> {
 struct Row<'a> {
     values: &'a [f32],
     scales: &'a [f32],
-    qmax: i8,
+    range: (i8, i8),
     integers: &'a mut [i8],
 }
 
@@ -169,16 +168,17 @@ impl Row<'_> {
     /// Gives column `j` the best integer, if it is another, and says how far the weight moved.
     fn step(&mut self, j: usize, gradient: f32, diagonal: f32) -> Option<f32> {
         let unit = diagonal * self.scales[j];
-        let far = gradient.abs() > 0.5 * unit;
+        let far = gradient.abs() > 0.5 * unit.abs();
         if !far {
             return None;
         }
-        let (qmax, q) = (f32::from(self.qmax).abs().min(127.0), f32::from(self.integers[j]));
-        let better = (q + gradient / unit).clamp(-qmax, qmax).round_ties_even();
+        let (least, greatest) = (f32::from(self.range.0), f32::from(self.range.1));
+        let q = f32::from(self.integers[j]);
+        let better = (q + gradient / unit).max(least).min(greatest).round_ties_even();
         if better == q {
             return None;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "within ±127 by the clamp")]
+        #[expect(clippy::cast_possible_truncation, reason = "an i8 by the clamp")]
         {
             self.integers[j] = better as i8;
         }
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn descent_ends_where_no_integer_alone_can_gain() {
         for (m, k, block) in [(1, 1, 1), (70, 130, 200), (66, 200, 64)] {
-            for qmax in [1, 7, 127] {
+            for range in [(-1, 1), (-7, 7), (-8, 7), (-127, 127)] {
                 let hessian = hessian(k, block, 13);
                 let options = Options::default();
                 let factor = Factor::new(&hessian, &options).unwrap();
@@ -301,9 +301,9 @@ mod tests {
                 assert_eq!(descent.k(), k);
                 let weights = correlated(m, k, 14);
                 let scales: Vec<f32> =
-                    scales(&weights, k, qmax).iter().flat_map(|s| [0.8 * s, 0.9 * s]).collect();
+                    scales(&weights, k, range.1).iter().flat_map(|s| [0.8 * s, -0.9 * s]).collect();
                 let segments = [0..k / 3, k / 3..k + 5];
-                let rows = Rows { values: &weights, scales: &scales, segments: &segments, qmax };
+                let rows = Rows { values: &weights, scales: &scales, segments: &segments, range };
                 let mut integers = vec![0; weights.len()];
                 let before = rows.quantize(&factor, &mut integers);
                 let start = integers.clone();
@@ -321,7 +321,7 @@ mod tests {
                         let mut moved = integers.clone();
                         for row in 0..m {
                             let q = &mut moved[row * k + column];
-                            *q = q.saturating_add(step).clamp(-qmax, qmax);
+                            *q = q.saturating_add(step).clamp(range.0, range.1);
                         }
                         for (moved, exact) in rows.losses(&factor, &moved).iter().zip(&exact) {
                             assert!(moved.damped >= exact.damped * (1.0 - 1e-4));

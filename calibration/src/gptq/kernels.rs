@@ -43,12 +43,13 @@ impl Isa {
     }
 }
 
-/// Scales of a panel's rows, their reciprocals, and the largest integer.
+/// Scales of a panel's rows, their reciprocals, and the least and the greatest integer.
 #[derive(Clone, Debug)]
 pub(crate) struct Grid {
     pub(crate) scale: Lanes,
     pub(crate) inverse: Lanes,
-    pub(crate) qmax: f32,
+    pub(crate) least: f32,
+    pub(crate) greatest: f32,
 }
 
 /// What the sweep adds up for each row of a panel.
@@ -145,7 +146,7 @@ fn column_body(
 #[inline(always)]
 fn round(target: &Lanes, grid: &Grid, q: &mut [i8; LANES]) {
     for lane in 0..LANES {
-        let x = (target[lane] * grid.inverse[lane]).max(-grid.qmax).min(grid.qmax);
+        let x = (target[lane] * grid.inverse[lane]).max(grid.least).min(grid.greatest);
         // The integer is the end of the mantissa, in two's complement.
         q[lane] = (x + ROUND).to_bits().to_le_bytes()[0].cast_signed();
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tessera_runtime::quantize::MIN_SCALE;
+use tessera_runtime::quantize::usable_scale;
 
 use super::factor::{Factor, FactorBlock, STEP};
 use super::kernels::{self, Grid, Integers, Isa, LANES, Lanes, Losses, TILE_ROWS};
@@ -75,14 +75,14 @@ impl Panel {
     }
 
     /// The scales of the rows, `[m, segments]`.
-    pub(super) fn set_scales(&mut self, scales: &[f32], segments: usize, qmax: i8) {
+    pub(super) fn set_scales(&mut self, scales: &[f32], segments: usize, range: (i8, i8)) {
+        let (least, greatest) = (f32::from(range.0), f32::from(range.1));
         self.grids.clear();
         for index in 0..segments {
-            let qmax = f32::from(qmax).abs().min(127.0);
-            let mut grid = Grid { scale: [1.0; LANES], inverse: [1.0; LANES], qmax };
+            let ones = [1.0; LANES];
+            let mut grid = Grid { scale: ones, inverse: ones, least, greatest };
             for (lane, scales) in scales.chunks_exact(segments).enumerate() {
-                let scale = scales[index];
-                grid.scale[lane] = if scale >= MIN_SCALE { scale } else { MIN_SCALE };
+                grid.scale[lane] = usable_scale(scales[index]);
                 grid.inverse[lane] = 1.0 / grid.scale[lane];
             }
             self.grids.push(grid);

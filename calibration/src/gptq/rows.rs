@@ -30,18 +30,18 @@ pub struct RowOutcome {
 pub struct Rows<'a> {
     /// `[m, K]`, finite.
     pub values: &'a [f32],
-    /// `[m, segments]`, as [`scale_of`](tessera_runtime::quantize::scale_of) makes them; another that
-    /// is no positive normal number is taken as [`MIN_SCALE`](tessera_runtime::quantize::MIN_SCALE).
+    /// `[m, segments]`, as [`channel_scale`](crate::clip::channel_scale) makes them, of either sign; one
+    /// that is not [usable](tessera_runtime::quantize::usable_scale) is taken as the least that is.
     pub scales: &'a [f32],
     /// Columns of each segment, which follow one another and together are at least all K.
     pub segments: &'a [Range<usize>],
-    /// Largest integer, at most 127.
-    pub qmax: i8,
+    /// Least and greatest integer, the first at most 0, the second at least.
+    pub range: (i8, i8),
 }
 
 impl Rows<'_> {
     /// GPTQ (Frantar et al. 2022, arXiv 2210.17323, algorithm 1) of every row, with the scales as they
-    /// are given: integers within ±`qmax` into `out`, `[m, K]`.
+    /// are given: integers of the `range` into `out`, `[m, K]`.
     ///
     /// A column's integer is `clamp(round_half_even((w + c)·f32(1/s)))`, as
     /// [`quantize`](tessera_runtime::quantize) has it, of the weight w and the correction c that the
@@ -98,7 +98,7 @@ impl Rows<'_> {
             .enumerate()
             .map_init(Panel::default, |panel, (index, (values, out))| {
                 panel.load(values, k, self.segments);
-                panel.set_scales(scales_of(self.scales, index), segments, self.qmax);
+                panel.set_scales(scales_of(self.scales, index), segments, self.range);
                 let rounding = panel.sweep(isa, factor, Integers::Rounded);
                 panel.unload(Integers::Rounded, out, |_| true);
                 let mut outcomes: Vec<_> = (0..values.len() / k)
@@ -107,7 +107,7 @@ impl Rows<'_> {
                 for (number, scales) in
                     std::iter::once(&self.scales).chain(alternatives).enumerate()
                 {
-                    panel.set_scales(scales_of(scales, index), segments, self.qmax);
+                    panel.set_scales(scales_of(scales, index), segments, self.range);
                     let found = panel.sweep(isa, factor, Integers::Corrected);
                     panel.unload(Integers::Corrected, out, |lane| {
                         outcomes[lane].improve(number, Loss::of(&found, lane))
@@ -139,7 +139,7 @@ impl Rows<'_> {
             .zip(integers.par_chunks(LANES * k))
             .map_init(Panel::default, |panel, ((values, scales), integers)| {
                 panel.load(values, k, self.segments);
-                panel.set_scales(scales, segments, self.qmax);
+                panel.set_scales(scales, segments, self.range);
                 panel.load_integers(integers, k);
                 let losses = panel.sweep(isa, factor, Integers::Given);
                 (0..values.len() / k).map(move |lane| Loss::of(&losses, lane)).collect::<Vec<_>>()

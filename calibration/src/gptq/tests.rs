@@ -46,20 +46,20 @@ pub(super) fn scales(weights: &[f32], k: usize, qmax: i8) -> Vec<f32> {
 fn quantized(
     weights: &[f32],
     scales: &[f32],
-    qmax: i8,
+    range: (i8, i8),
     factor: &Factor,
 ) -> (Vec<i8>, Vec<RowOutcome>) {
     let mut integers = vec![0; weights.len()];
     let rows =
-        Rows { values: weights, scales, segments: &[Range { start: 0, end: factor.k() }], qmax };
+        Rows { values: weights, scales, segments: &[Range { start: 0, end: factor.k() }], range };
     let outcomes = rows.quantize(factor, &mut integers);
     (integers, outcomes)
 }
 
-fn rounded(weights: &[f32], scales: &[f32], k: usize, qmax: i8) -> Vec<i8> {
+fn rounded(weights: &[f32], scales: &[f32], k: usize, range: (i8, i8)) -> Vec<i8> {
     let mut integers = vec![0; weights.len()];
     for ((row, out), scale) in weights.chunks(k).zip(integers.chunks_mut(k)).zip(scales) {
-        quantize::quantize_row(row, *scale, qmax, out);
+        quantize::quantize_row_within(row, *scale, range, out);
     }
     integers
 }
@@ -93,7 +93,7 @@ proptest! {
         m in 1usize..80,
         k in 1usize..150,
         block in 8usize..200,
-        qmax in prop::sample::select(vec![1i8, 7, 127]),
+        range in prop::sample::select(vec![(-1i8, 1i8), (-7, 7), (-8, 7), (-127, 127)]),
         act_order: bool,
         damping in prop::sample::select(vec![0.01, 0.1]),
         seed: u64,
@@ -103,10 +103,14 @@ proptest! {
         prop_assert_eq!(factor.k(), k);
         prop_assert!(factor.damping().all(|found| found == damping));
         let weights = correlated(m, k, seed ^ 1);
-        // Some saturate.
-        let scales: Vec<f32> = scales(&weights, k, qmax).iter().map(|s| s * 0.8).collect();
-        let (integers, outcomes) = quantized(&weights, &scales, qmax, &factor);
-        let nearest = rounded(&weights, &scales, k, qmax);
+        // Some saturate, and every other scale is negative.
+        let scales: Vec<f32> = scales(&weights, k, range.1)
+            .iter()
+            .zip([0.8, -0.8].iter().cycle())
+            .map(|(scale, factor)| scale * factor)
+            .collect();
+        let (integers, outcomes) = quantized(&weights, &scales, range, &factor);
+        let nearest = rounded(&weights, &scales, k, range);
         let found = errors(&weights, &integers, &scales, k);
         let rounding = errors(&weights, &nearest, &scales, k);
         let near = |a: f64, b: f64| (a - b).abs() <= 2e-4 * b;
@@ -126,7 +130,7 @@ proptest! {
             prop_assert!((outcome.output_error - form(&hessian, 0.0, &found[range])).abs() <= 2e-4 * kept);
         }
         let all = [Range { start: 0, end: k }];
-        let rows = Rows { values: &weights, scales: &scales, segments: &all, qmax };
+        let rows = Rows { values: &weights, scales: &scales, segments: &all, range };
         for (loss, outcome) in rows.losses(&factor, &integers).iter().zip(&outcomes) {
             prop_assert_eq!(loss.output_error.to_bits(), outcome.output_error.to_bits());
         }
@@ -139,10 +143,11 @@ proptest! {
         let options = Options { damping: 0.0, act_order };
         let factor = Factor::new(&RotatedHessian { blocks: vec![block] }, &options).unwrap();
         let weights = correlated(m, k, seed);
-        for qmax in [7, 127] {
-            let scales: Vec<f32> = scales(&weights, k, qmax).iter().map(|s| s * 0.7).collect();
-            let (integers, outcomes) = quantized(&weights, &scales, qmax, &factor);
-            prop_assert_eq!(integers, rounded(&weights, &scales, k, qmax));
+        for range in [(-7, 7), (-8, 7), (-127, 127)] {
+            let scales: Vec<f32> =
+                scales(&weights, k, range.1).iter().map(|s| s * -0.7).collect();
+            let (integers, outcomes) = quantized(&weights, &scales, range, &factor);
+            prop_assert_eq!(integers, rounded(&weights, &scales, k, range));
             prop_assert!(outcomes.iter().all(|o| o.kept_rounding && o.loss == o.rounding_loss));
         }
     }
@@ -160,7 +165,7 @@ proptest! {
             let hessian = of_rows(data, None, &Rotation::identity(k), k);
             let options = Options { damping: 0.05, act_order: true };
             let factor = Factor::new(&hessian, &options).unwrap();
-            quantized(weights, &scales(weights, k, 7), 7, &factor).0
+            quantized(weights, &scales(weights, k, 7), (-7, 7), &factor).0
         };
         let expected: Vec<i8> = {
             let straight = of(&data, &weights);
@@ -180,7 +185,7 @@ fn results_do_not_depend_on_the_machine() {
         let scales: Vec<f32> =
             scales(&weights, k, 7).iter().flat_map(|&s| [0.8 * s, 0.7 * s, 0.9 * s]).collect();
         let segments = [0..k / 3, k / 3..k / 2, k / 2..k + 31];
-        let rows = Rows { values: &weights, scales: &scales, segments: &segments, qmax: 7 };
+        let rows = Rows { values: &weights, scales: &scales, segments: &segments, range: (-7, 7) };
         let run = |isa: Isa| {
             let mut integers = vec![0; weights.len()];
             let outcomes = rows.quantize_on(isa, &factor, &[], &mut integers);
@@ -199,7 +204,7 @@ fn results_do_not_depend_on_the_machine() {
                 values: &weights[row * k..][..k],
                 scales: &scales[row * 3..][..3],
                 segments: &segments,
-                qmax: 7,
+                range: (-7, 7),
             };
             let mut integers = vec![0; k];
             assert_eq!(rows.quantize(&factor, &mut integers), expected.1[row..=row]);
@@ -216,7 +221,7 @@ fn integers_have_the_same_bits_everywhere() {
     let factor = Factor::new(&hessian, &Options::default()).unwrap();
     let weights = correlated(m, k, 10);
     let scales = scales(&weights, k, 7);
-    let (mut integers, outcomes) = quantized(&weights, &scales, 7, &factor);
+    let (mut integers, outcomes) = quantized(&weights, &scales, (-7, 7), &factor);
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut take = |bits: u64| hash = (hash ^ bits).wrapping_mul(0x0000_0100_0000_01b3);
     integers.iter().for_each(|&q| take(u64::from(q.cast_unsigned())));
@@ -226,7 +231,7 @@ fn integers_have_the_same_bits_everywhere() {
         }
     }
     let segments = [Range { start: 0, end: k }];
-    let rows = Rows { values: &weights, scales: &scales, segments: &segments, qmax: 7 };
+    let rows = Rows { values: &weights, scales: &scales, segments: &segments, range: (-7, 7) };
     for loss in rows.descend(&Descent::new(&hessian, &factor), 10, &mut integers) {
         take(loss.damped.to_bits());
     }
@@ -244,10 +249,10 @@ fn dead_columns_are_rounded_and_cost_nothing() {
     let hessian = of_rows(&data, None, &Rotation::identity(k), k);
     let weights = correlated(m, k, 2);
     let scales = scales(&weights, k, 7);
-    let nearest = rounded(&weights, &scales, k, 7);
+    let nearest = rounded(&weights, &scales, k, (-7, 7));
     for act_order in [false, true] {
         let factor = Factor::new(&hessian, &Options { damping: 0.01, act_order }).unwrap();
-        let (integers, outcomes) = quantized(&weights, &scales, 7, &factor);
+        let (integers, outcomes) = quantized(&weights, &scales, (-7, 7), &factor);
         let found = errors(&weights, &integers, &scales, k);
         for row in 0..m {
             for column in [3, 39] {
@@ -259,7 +264,7 @@ fn dead_columns_are_rounded_and_cost_nothing() {
         // Only dead ones.
         let blocks = vec![HessianBlock { columns: 0..k, values: vec![0.0; k * k] }];
         let factor = Factor::new(&RotatedHessian { blocks }, &Options::default()).unwrap();
-        let (integers, outcomes) = quantized(&weights, &scales, 7, &factor);
+        let (integers, outcomes) = quantized(&weights, &scales, (-7, 7), &factor);
         assert_eq!(integers, nearest);
         assert!(outcomes.iter().all(|outcome| outcome.output_error == 0.0));
     }
@@ -317,12 +322,11 @@ fn what_is_no_hessian_is_refused() {
 fn extreme_rows_stay_in_range() {
     let k = 64;
     let factor = Factor::new(&hessian(k, k, 3), &Options::default()).unwrap();
-    for scale in [0.0, f32::NAN, 1e-45, f32::MIN_POSITIVE, 1.0, f32::MAX] {
+    for scale in [0.0, f32::NAN, 1e-45, f32::MIN_POSITIVE, 1.0, f32::MAX, -1.0, f32::MIN] {
         for weight in [0.0, 1e-45, -1.0, f32::MAX] {
-            for qmax in [1, 7, 127, -128] {
-                let (integers, outcomes) = quantized(&vec![weight; k], &[scale], qmax, &factor);
-                let bound = qmax.saturating_abs();
-                assert!(integers.iter().all(|q| (-bound..=bound).contains(q)));
+            for range in [(-1, 1), (-7, 7), (-8, 7), (-127, 127), (-128, 127), (0, 0)] {
+                let (integers, outcomes) = quantized(&vec![weight; k], &[scale], range, &factor);
+                assert!(integers.iter().all(|q| (range.0..=range.1).contains(q)));
                 assert_eq!(outcomes.len(), 1);
             }
         }
@@ -342,11 +346,11 @@ fn the_best_of_several_scales_is_kept() {
     let alternatives: Vec<Vec<f32>> = ratios.iter().map(|&ratio| scaled(ratio)).collect();
     let mut kept = vec![0; weights.len()];
     let alternatives_of: Vec<&[f32]> = alternatives.iter().map(Vec::as_slice).collect();
-    let rows = Rows { values: &weights, scales: &base, segments: &segments, qmax: 7 };
+    let rows = Rows { values: &weights, scales: &base, segments: &segments, range: (-7, 7) };
     let outcomes = rows.quantize_among(&alternatives_of, &factor, &mut kept);
     let single = |scales: &[f32]| {
         let mut integers = vec![0; weights.len()];
-        let rows = Rows { values: &weights, scales, segments: &segments, qmax: 7 };
+        let rows = Rows { values: &weights, scales, segments: &segments, range: (-7, 7) };
         let outcomes = rows.quantize(&factor, &mut integers);
         (integers, outcomes)
     };
@@ -378,7 +382,7 @@ fn correlated_inputs_gain() {
     let hessian = hessian(k, k, 8);
     let factor = Factor::new(&hessian, &Options::default()).unwrap();
     let weights = correlated(m, k, 7);
-    let (mut integers, outcomes) = quantized(&weights, &scales(&weights, k, 7), 7, &factor);
+    let (mut integers, outcomes) = quantized(&weights, &scales(&weights, k, 7), (-7, 7), &factor);
     let sum = |of: fn(&RowOutcome) -> f64| outcomes.iter().map(of).sum::<f64>();
     let (found, rounding) = (sum(|o| o.loss), sum(|o| o.rounding_loss));
     assert!(found < 0.5 * rounding, "{found} of {rounding}");
@@ -387,7 +391,7 @@ fn correlated_inputs_gain() {
         values: &weights,
         scales: &scales(&weights, k, 7),
         segments: &[Range { start: 0, end: k }],
-        qmax: 7,
+        range: (-7, 7),
     };
     let losses = rows.descend(&Descent::new(&hessian, &factor), 10, &mut integers);
     let descended = losses.iter().map(|loss| loss.damped).sum::<f64>();

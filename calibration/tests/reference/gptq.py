@@ -3,7 +3,9 @@
 This is Algorithm 1 of Frantar et al. 2022 (arXiv 2210.17323) as the paper has it: the inverse of the
 damped Hessian, its upper Cholesky factor, blocks of columns, lazily updated weights; with columns
 in the order of their diagonal elements if asked for (the authors' "act-order"). Scales are those of
-the largest magnitude, one per row and segment, and fixed. It shares no formula with the crate, which
+the largest magnitude, one per row and segment, and fixed; where there is one integer more below zero,
+it stands for the element of largest magnitude, whose sign the scale then has the opposite of, as
+ggml's Q4_0 has it. It shares no formula with the crate, which
 factors the Hessian itself and never inverts it. Run in this directory: python3 gptq.py (numpy).
 """
 
@@ -15,7 +17,7 @@ DAMPING = 0.01
 BLOCK = 8
 
 
-def gptq(weights, hessian, scales, qmax, act_order):
+def gptq(weights, hessian, scales, bounds, act_order):
     """Integers, losses of rows, and how near the closest call was, in units of a scale."""
     w = weights.astype(np.float64).copy()
     h = hessian.astype(np.float64).copy()
@@ -32,8 +34,8 @@ def gptq(weights, hessian, scales, qmax, act_order):
         for j in range(start, end):
             x = w[:, j] / s[:, j]
             fraction = np.abs(x - np.floor(x) - 0.5)
-            margin = min(margin, np.min(fraction[np.abs(x) < qmax], initial=np.inf))
-            integers[:, j] = np.clip(np.rint(x), -qmax, qmax)
+            margin = min(margin, np.min(fraction[inside(x, bounds, 0)], initial=np.inf))
+            integers[:, j] = np.clip(np.rint(x), *bounds)
             errors[:, j - start] = (w[:, j] - s[:, j] * integers[:, j]) / inverse[j, j]
             w[:, j:end] -= np.outer(errors[:, j - start], inverse[j, j:end])
             losses += errors[:, j - start] ** 2
@@ -41,9 +43,13 @@ def gptq(weights, hessian, scales, qmax, act_order):
     return integers[:, np.argsort(order)], losses, margin
 
 
-def rounding_losses(weights, hessian, scales, qmax):
+def inside(x, bounds, by):
+    return (x > bounds[0] + by) & (x < bounds[1] - by)
+
+
+def rounding_losses(weights, hessian, scales, bounds):
     w, s = weights.astype(np.float64), scales.astype(np.float64)
-    errors = w - s * np.clip(np.rint(w / s), -qmax, qmax)
+    errors = w - s * np.clip(np.rint(w / s), *bounds)
     h = hessian + DAMPING * np.mean(np.diag(hessian)) * np.eye(len(hessian))
     return np.einsum("ni,ij,nj->n", errors, h, errors)
 
@@ -56,33 +62,39 @@ def problem(random, rows, k, segments):
     inputs *= np.exp(0.5 * random.standard_normal(k))
     hessian = np.rint(1024 * (inputs.T @ inputs) / len(inputs)) / 1024
     weights = np.rint(4096 * random.standard_normal((rows, k)) * 0.05) / 4096
-    bounds = np.linspace(0, k, segments + 1).astype(int)
+    ends = np.linspace(0, k, segments + 1).astype(int)
     result = {
         "rows": rows,
         "k": k,
-        "segments": [[int(a), int(b)] for a, b in zip(bounds, bounds[1:])],
+        "segments": [[int(a), int(b)] for a, b in zip(ends, ends[1:])],
         "hessian_times_1024": [
             [int(1024 * v) for v in row[: i + 1]] for i, row in enumerate(hessian)
         ],
         "weights_times_4096": (4096 * weights).astype(int).ravel().tolist(),
         "cases": [],
     }
-    for qmax in (7, 127):
-        amax = [np.abs(weights[:, a:b]).max(axis=1) for a, b in zip(bounds, bounds[1:])]
-        scales = (np.stack(amax, axis=1).astype(np.float32) / np.float32(qmax)).astype(np.float32)
-        columns = np.repeat(scales, np.diff(bounds), axis=1)
-        # NumPy knows nothing of f32's reciprocal: no quotient may be near a tie.
+    for bounds in ((-7, 7), (-8, 7), (-127, 127)):
+        scales = np.zeros((rows, segments), dtype=np.float32)
+        for index, (a, b) in enumerate(zip(ends, ends[1:])):
+            largest = np.argmax(np.abs(weights[:, a:b]), axis=1)
+            extreme = weights[np.arange(rows), a + largest].astype(np.float32)
+            if -bounds[0] == bounds[1]:
+                extreme = -np.abs(extreme)
+            scales[:, index] = extreme / np.float32(bounds[0])
+        columns = np.repeat(scales, np.diff(ends), axis=1)
+        # NumPy knows nothing of f32's reciprocal: no quotient may be near a tie, as f32's errors grow
+        # with the integers.
         x = weights / columns
         for act_order in (False, True):
-            integers, losses, margin = gptq(weights, hessian, columns, qmax, act_order)
-            rounding = rounding_losses(weights, hessian, columns, qmax)
-            margin = min(margin, np.min(np.abs(x - np.floor(x) - 0.5)[np.abs(x) < qmax - 0.5]))
+            integers, losses, margin = gptq(weights, hessian, columns, bounds, act_order)
+            rounding = rounding_losses(weights, hessian, columns, bounds)
+            margin = min(margin, np.min(np.abs(x - np.floor(x) - 0.5)[inside(x, bounds, 0.5)]))
             # Nor is a row of any use where rounding to nearest happens to be better, for the crate
             # keeps that.
-            if margin < 2e-4 or np.any(losses >= rounding):
+            if margin < 1.6e-6 * bounds[1] or np.any(losses >= rounding):
                 return None
             result["cases"].append({
-                "qmax": qmax,
+                "range": bounds,
                 "act_order": act_order,
                 "damping": DAMPING,
                 "scales": [float(v) for v in scales.ravel()],

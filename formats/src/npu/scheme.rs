@@ -34,12 +34,22 @@ impl Engine {
         }
     }
 
-    /// Largest magnitude of a quantized weight; `None` for the float engine.
+    /// Largest integer that a scale of `clip / qmax` stands for `clip` by; `None` for the float engine.
     pub const fn qmax(self) -> Option<i8> {
         match self {
             Engine::F16 => None,
             Engine::I8 => Some(127),
             Engine::I4 => Some(7),
+        }
+    }
+
+    /// Least and greatest integer of a quantized weight: all sixteen values of 4 bits, but not -128,
+    /// which would gain nothing; `None` for the float engine.
+    pub const fn weight_range(self) -> Option<(i8, i8)> {
+        match self {
+            Engine::F16 => None,
+            Engine::I8 => Some((-127, 127)),
+            Engine::I4 => Some((-8, 7)),
         }
     }
 }

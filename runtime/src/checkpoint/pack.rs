@@ -56,11 +56,8 @@ pub enum PackCheckpointError {
         /// The element.
         value: f32,
     },
-    /// A scale that is no positive number.
-    #[error(
-        "scale {index} of `{}` is {scale}, which is not finite and above zero",
-        Escaped(tensor)
-    )]
+    /// A scale that is zero or not finite.
+    #[error("scale {index} of `{}` is {scale}, which is zero or not finite", Escaped(tensor))]
     Scale {
         /// The tensor of scales.
         tensor: String,
@@ -167,7 +164,7 @@ impl PackCheckpoint {
     fn simulated(&self, linear: &manifest::Linear) -> Result<SimulatedLinear, PackCheckpointError> {
         let mut weights = describe(linear)?;
         weights.scales = read_f32(&self.pack, &linear.scale)?;
-        let wrong = |scale: &f32| !(scale.is_finite() && *scale > 0.0);
+        let wrong = |scale: &f32| !(scale.is_finite() && *scale != 0.0);
         if let Some(index) = weights.scales.iter().position(wrong) {
             let (tensor, scale) = (linear.scale.clone(), weights.scales[index]);
             return Err(PackCheckpointError::Scale { tensor, index, scale });

@@ -22,8 +22,8 @@ fn constants(grid: Grid) -> Constants {
     Constants {
         scale: _mm256_set1_ps(grid.scale),
         inverse: _mm256_set1_ps(grid.inverse),
-        least: _mm256_set1_ps(-grid.qmax),
-        greatest: _mm256_set1_ps(grid.qmax),
+        least: _mm256_set1_ps(grid.least),
+        greatest: _mm256_set1_ps(grid.greatest),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Rows of f32 to the integers, or the f16 values, that an engine multiplies.
 //!
-//! An integer is `q = clamp(round_half_even(w * inverse), -qmax, qmax)` with
+//! An integer is `q = clamp(round_half_even(w * inverse), qmin, qmax)` with
 //! `inverse = 1.0 / scale` rounded to f32 once per row: a multiplication by the reciprocal, not a
 //! division, on every machine. The real value is `scale * q`; with a zero point ([`Affine`]) it is
-//! `scale * q + zero`.
+//! `scale * q + zero`. A scale may be negative, so that a range with one integer more below zero
+//! serves rows whose longer side is above it.
 //!
 //! # Reductions
 //!
@@ -47,21 +48,33 @@ const BATCH: usize = 4;
 /// The smallest scale: its reciprocal, 2^126, is finite, and it is a normal number.
 pub const MIN_SCALE: f32 = f32::MIN_POSITIVE;
 
-/// A scale and its reciprocal, with the largest integer, as the kernels use them.
+/// A scale and its reciprocal, with the least and the greatest integer, as the kernels use them.
 #[derive(Clone, Copy, Debug)]
 struct Grid {
     scale: f32,
     inverse: f32,
-    qmax: f32,
+    least: f32,
+    greatest: f32,
 }
 
 impl Grid {
-    /// A scale that is not a positive normal number is taken as [`MIN_SCALE`], a negative `qmax` as
-    /// its magnitude, so that the reciprocal is finite and the bounds are in order.
-    fn new(scale: f32, qmax: i8) -> Self {
-        let scale = if scale >= MIN_SCALE { scale } else { MIN_SCALE };
-        Grid { scale, inverse: 1.0 / scale, qmax: f32::from(qmax).abs() }
+    /// Without a [`usable_scale`] the reciprocal would not be finite.
+    fn new(scale: f32, (least, greatest): (i8, i8)) -> Self {
+        let scale = usable_scale(scale);
+        Grid { scale, inverse: 1.0 / scale, least: least.into(), greatest: greatest.into() }
     }
+
+    /// A negative `qmax` is taken as its magnitude, so that the bounds are in order.
+    fn symmetric(scale: f32, qmax: i8) -> Self {
+        let qmax = f32::from(qmax).abs();
+        Grid { least: -qmax, greatest: qmax, ..Grid::new(scale, (0, 0)) }
+    }
+}
+
+/// The scale itself where its magnitude is a normal number, else [`MIN_SCALE`], so that the
+/// reciprocal is finite.
+pub fn usable_scale(scale: f32) -> f32 {
+    if scale.abs() >= MIN_SCALE { scale } else { MIN_SCALE }
 }
 
 /// The instruction set that kernels use.
@@ -232,19 +245,28 @@ pub fn scale_of(clip: f32, qmax: i8) -> f32 {
 
 /// Quantizes a row and returns its squared error `Σ (w - scale·q)²`.
 ///
-/// `out[i]` is the integer of `row[i]`, within ±`qmax`. `scale` should come from [`scale_of`] or be
-/// any normal positive number; others are taken as [`MIN_SCALE`].
+/// `out[i]` is the integer of `row[i]`, within ±`qmax`. `scale` should come from [`scale_of`], or be
+/// any number of normal magnitude; others are taken as [`MIN_SCALE`].
 ///
 /// # Panics
 ///
 /// If `out` is not as long as `row`.
 pub fn quantize_row(row: &[f32], scale: f32, qmax: i8, out: &mut [i8]) -> f64 {
-    quantize_row_on(Isa::detect(), row, scale, qmax, out)
+    quantize_row_on(Isa::detect(), row, Grid::symmetric(scale, qmax), out)
 }
 
-fn quantize_row_on(isa: Isa, row: &[f32], scale: f32, qmax: i8, out: &mut [i8]) -> f64 {
+/// [`quantize_row`] with integers from the first to the second of `range`, the first at most 0, the
+/// second at least.
+///
+/// # Panics
+///
+/// If `out` is not as long as `row`.
+pub fn quantize_row_within(row: &[f32], scale: f32, range: (i8, i8), out: &mut [i8]) -> f64 {
+    quantize_row_on(Isa::detect(), row, Grid::new(scale, range), out)
+}
+
+fn quantize_row_on(isa: Isa, row: &[f32], grid: Grid, out: &mut [i8]) -> f64 {
     assert_eq!(row.len(), out.len(), "integers of a row are as many as its elements");
-    let grid = Grid::new(scale, qmax);
     row.chunks(CHUNK)
         .zip(out.chunks_mut(CHUNK))
         .fold(0.0, |sum, (chunk, out)| sum + fold(isa.quantize(chunk, grid, out)))
@@ -271,10 +293,10 @@ fn quantization_errors_on(isa: Isa, row: &[f32], scales: &[f32], qmax: i8, error
     let (batches, rest) = scales.as_chunks::<BATCH>();
     let (batch_errors, rest_errors) = errors.as_chunks_mut::<BATCH>();
     for (scales, errors) in batches.iter().zip(batch_errors) {
-        *errors = errors_of(isa, row, &scales.map(|scale| Grid::new(scale, qmax)));
+        *errors = errors_of(isa, row, &scales.map(|scale| Grid::symmetric(scale, qmax)));
     }
     for (&scale, error) in rest.iter().zip(rest_errors) {
-        [*error] = errors_of(isa, row, &[Grid::new(scale, qmax)]);
+        [*error] = errors_of(isa, row, &[Grid::symmetric(scale, qmax)]);
     }
 }
 
@@ -316,7 +338,7 @@ pub fn f16_scale(amax: f32) -> f32 {
 pub fn to_f16_row(row: &[f32], scale: f32, out: &mut [f16]) -> f64 {
     const BLOCK: usize = 256;
     assert_eq!(row.len(), out.len(), "values of a row are as many as its elements");
-    let grid = Grid::new(scale, i8::MAX);
+    let grid = Grid::symmetric(scale, i8::MAX);
     let mut values = [0.0f32; BLOCK];
     let mut sum = 0.0;
     for (chunk, out) in row.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {

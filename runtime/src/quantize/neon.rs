@@ -22,8 +22,8 @@ fn constants(grid: Grid) -> Constants {
     Constants {
         scale: vdupq_n_f32(grid.scale),
         inverse: vdupq_n_f32(grid.inverse),
-        least: vdupq_n_f32(-grid.qmax),
-        greatest: vdupq_n_f32(grid.qmax),
+        least: vdupq_n_f32(grid.least),
+        greatest: vdupq_n_f32(grid.greatest),
     }
 }
 

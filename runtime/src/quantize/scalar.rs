@@ -8,7 +8,7 @@ const ROUND: f32 = 12_582_912.0;
 
 /// The integer of `w`, as f32.
 fn level(w: f32, grid: Grid) -> f32 {
-    let x = (w * grid.inverse).max(-grid.qmax).min(grid.qmax);
+    let x = (w * grid.inverse).max(grid.least).min(grid.greatest);
     (x + ROUND) - ROUND
 }
 
@@ -31,7 +31,7 @@ pub(super) fn quantize(chunk: &[f32], grid: Grid, out: &mut [i8]) -> [f32; LANES
     for (block, out) in chunk.chunks(LANES).zip(out.chunks_mut(LANES)) {
         for ((lane, &w), out) in lanes.iter_mut().zip(block).zip(out) {
             let q = level(w, grid);
-            #[expect(clippy::cast_possible_truncation, reason = "within ±127 by the clamp")]
+            #[expect(clippy::cast_possible_truncation, reason = "an i8 by the clamp")]
             {
                 *out = q as i8;
             }

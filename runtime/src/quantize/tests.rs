@@ -37,11 +37,12 @@ fn rows() -> impl Strategy<Value = Vec<f32>> {
 
 /// Every result on every kernel equals the scalar twin's, to the bit.
 fn compare(row: &[f32], scale: f32, qmax: i8) {
+    compare_within(row, scale, (qmax.saturating_neg().saturating_sub(1), qmax));
     let scales = [scale, scale * 0.75, scale * 1.5, scale * 0.1, scale * 3.0];
     let mut first = None;
     for isa in kernels() {
         let mut out = vec![0; row.len()];
-        let error = quantize_row_on(isa, row, scale, qmax, &mut out);
+        let error = quantize_row_on(isa, row, Grid::symmetric(scale, qmax), &mut out);
         let mut errors = [0.0; 5];
         quantization_errors_on(isa, row, &scales, qmax, &mut errors);
         assert_eq!(error.to_bits(), errors[0].to_bits(), "{isa:?}");
@@ -60,9 +61,23 @@ fn compare(row: &[f32], scale: f32, qmax: i8) {
     }
 }
 
+/// The same of integers of which there is one more below zero than above, at either sign of the scale.
+fn compare_within(row: &[f32], scale: f32, range: (i8, i8)) {
+    for scale in [scale, -scale] {
+        let results = kernels().into_iter().map(|isa| {
+            let mut out = vec![0; row.len()];
+            let error = quantize_row_on(isa, row, Grid::new(scale, range), &mut out);
+            assert!(out.iter().all(|q| (range.0..=range.1).contains(q)));
+            (error.to_bits(), out)
+        });
+        let results: Vec<_> = results.collect();
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "scale {scale}, {range:?}");
+    }
+}
+
 #[test]
 fn kernels_agree_on_edges() {
-    for scale in [1.0, 0.37, 1.0 / 3.0, 1e-20, MIN_SCALE, 3.0e30, 0.0] {
+    for scale in [1.0, 0.37, 1.0 / 3.0, 1e-20, MIN_SCALE, 3.0e30, 0.0, -0.37, -MIN_SCALE] {
         for qmax in [1, 7, 127] {
             let row = edges(scale);
             for start in 0..9 {
@@ -97,6 +112,23 @@ proptest! {
             let slack = 1e-4 * exact + 1e-9 * f64::from(scale).powi(2) * f64::from(qmax).powi(2)
                 * row.len() as f64;
             prop_assert!((error - exact).abs() <= slack, "{} is not {}", error, exact);
+        }
+    }
+
+    /// A negative scale stands for the same as a positive one with the integers' signs changed.
+    #[test]
+    fn scales_have_signs(row in rows(), scale in 1e-3f32..2.0) {
+        let (mut above, mut below) = (vec![0; row.len()], vec![0; row.len()]);
+        let mirrored: Vec<f32> = row.iter().map(|w| -w).collect();
+        let errors = [
+            quantize_row_within(&row, -scale, (-8, 7), &mut above),
+            quantize_row_within(&mirrored, scale, (-8, 7), &mut below),
+        ];
+        prop_assert_eq!(&above, &below);
+        prop_assert_eq!(errors[0].to_bits(), errors[1].to_bits());
+        for (&w, &q) in row.iter().zip(&above) {
+            let x = (w * (1.0 / -scale)).round_ties_even().clamp(-8.0, 7.0);
+            prop_assert_eq!(f32::from(q), x + 0.0);
         }
     }
 

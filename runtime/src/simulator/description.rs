@@ -87,7 +87,7 @@ impl Weights {
         if found != expected {
             return Err(SimulatorError::Scales { expected, found });
         }
-        let wrong = |scale: &f32| !(scale.is_finite() && *scale > 0.0);
+        let wrong = |scale: &f32| !(scale.is_finite() && *scale != 0.0);
         match self.scales.iter().position(wrong) {
             Some(index) => Err(SimulatorError::Scale { index, scale: self.scales[index] }),
             None => Ok(()),

@@ -70,8 +70,8 @@ pub enum SimulatorError {
         /// Scales given.
         found: usize,
     },
-    /// A scale that is no positive number.
-    #[error("its scale {index} is {scale}, which is not finite and above zero")]
+    /// A scale that is zero or not finite.
+    #[error("its scale {index} is {scale}, which is zero or not finite")]
     Scale {
         /// Index in the tensor of scales.
         index: usize,

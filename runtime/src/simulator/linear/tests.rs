@@ -623,17 +623,14 @@ fn wrong_weights_are_refused() {
             },
             "its activations are floats, and have no scale to choose",
         ),
-        (
-            |case| case.weights.scales[5] = 0.0,
-            "its scale 5 is 0, which is not finite and above zero",
-        ),
+        (|case| case.weights.scales[5] = 0.0, "its scale 5 is 0, which is zero or not finite"),
         (
             |case| case.weights.scales[9] = f32::NAN,
-            "its scale 9 is NaN, which is not finite and above zero",
+            "its scale 9 is NaN, which is zero or not finite",
         ),
         (
             |case| case.weights.scales[0] = f32::INFINITY,
-            "its scale 0 is inf, which is not finite and above zero",
+            "its scale 0 is inf, which is zero or not finite",
         ),
         (|case| case.weights.scales.truncate(199), "it has 199 scales, expected 200"),
         (|case| case.tiles[1].truncate(4095), "segment 1 has 4095 bytes of tiles, expected 4096"),
