@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use tessera_runtime::generate::Sampling;
 
+use crate::choose::pin::Pin;
 use crate::models::{Device, ModelSpec};
 use crate::options::Overrides;
 use crate::rotate::MatrixType;
@@ -80,7 +81,8 @@ pub struct InspectArguments {
     #[arg(long)]
     pub tensors: bool,
 
-    /// Chip whose limits apply: rk3588, rk3588s, rk3576 [default: rk3588]
+    /// Chip whose limits apply: rk3588, rk3588s, rk3576, or a board's `NAME.json`
+    /// [default: rk3588]
     #[arg(long, value_name = "NAME", default_value = "rk3588", hide_default_value = true)]
     pub target: String,
 
@@ -174,6 +176,26 @@ pub struct ConvertArguments {
     #[arg(long, value_name = "KLD", group = "goal", help_heading = "Choice of bits")]
     pub max_kld: Option<f64>,
 
+    /// The best pack whose linears leave room for so many tokens a second, one after another, by the rates of the
+    /// board that `--target` says
+    #[arg(long, value_name = "TOKENS/S", group = "goal", help_heading = "Choice of bits")]
+    pub target_decode: Option<f64>,
+
+    /// The same of prompts, 512 tokens at once
+    #[arg(long, value_name = "TOKENS/S", group = "goal", help_heading = "Choice of bits")]
+    pub target_prefill: Option<f64>,
+
+    /// Parts that keep a scheme whatever is chosen for the rest: the `first` or `last` layer or the `head`, such as
+    /// `head=w8a8`; a recipe's rules count for more
+    #[arg(
+        long,
+        value_name = "PART=SCHEME",
+        value_delimiter = ',',
+        requires = "goal",
+        help_heading = "Choice of bits"
+    )]
+    pub pin: Vec<Pin>,
+
     /// Sensitivities that `tessera sensitivity` measured [default: they are measured]
     #[arg(long, value_name = "FILE", requires = "goal", help_heading = "Choice of bits")]
     pub sensitivity: Option<PathBuf>,
@@ -192,7 +214,8 @@ pub struct ConvertArguments {
     )]
     pub seed: u64,
 
-    /// Chip whose limits apply: rk3588, rk3588s, rk3576 [default: rk3588]
+    /// Chip whose limits apply: rk3588, rk3588s, rk3576, or a board's `NAME.json`
+    /// [default: rk3588]
     #[arg(long, value_name = "NAME", default_value = "rk3588", hide_default_value = true)]
     pub target: String,
 
@@ -281,7 +304,8 @@ pub struct CalibrateArguments {
     #[arg(long, value_name = "FILE", help_heading = "Quantization")]
     pub recipe: Option<PathBuf>,
 
-    /// Chip whose limits apply to it: rk3588, rk3588s, rk3576 [default: rk3588]
+    /// Chip whose limits apply to it: rk3588, rk3588s, rk3576, or a board's `NAME.json`
+    /// [default: rk3588]
     #[arg(
         long,
         value_name = "NAME",
@@ -481,7 +505,8 @@ pub struct RunningArguments {
     #[arg(long, value_name = "STATS", help_heading = "Quantization")]
     pub calibration: Option<PathBuf>,
 
-    /// Chip whose limits apply: rk3588, rk3588s, rk3576 [default: rk3588]
+    /// Chip whose limits apply: rk3588, rk3588s, rk3576, or a board's `NAME.json`
+    /// [default: rk3588]
     #[arg(
         long,
         value_name = "NAME",

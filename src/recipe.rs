@@ -160,16 +160,30 @@ impl Recipe {
     /// # Errors
     ///
     /// If a name makes no pattern.
-    pub fn with_schemes(mut self, schemes: &[(String, Scheme)]) -> anyhow::Result<Self> {
-        let rule = |(name, scheme): &(String, Scheme)| {
-            let pattern = format!("^{}$", regex::escape(name));
+    pub fn with_schemes(self, schemes: &[(String, Scheme)]) -> anyhow::Result<Self> {
+        let rules = schemes
+            .iter()
+            .map(|(name, scheme)| (format!("^{}$", regex::escape(name)), (*scheme).into()));
+        self.with_rules(rules)
+    }
+
+    /// The same recipe with a scheme for the names that each pattern is found in, which its own rules
+    /// override.
+    ///
+    /// # Errors
+    ///
+    /// If a pattern is none.
+    pub fn with_rules(
+        mut self,
+        rules: impl Iterator<Item = (String, SchemeChoice)>,
+    ) -> anyhow::Result<Self> {
+        let rule = |(pattern, scheme): (String, SchemeChoice)| {
             let pattern = RegexBuilder::new(&pattern).size_limit(LARGEST_REGEX).build()?;
-            let scheme = Some((*scheme).into());
-            let options = Overrides { scheme, ..Overrides::default() };
+            let options = Overrides { scheme: Some(scheme), ..Overrides::default() };
             Ok(Rule { pattern, linear: None, options })
         };
-        let chosen: anyhow::Result<Vec<Rule>> = schemes.iter().map(rule).collect();
-        self.rules.splice(0..0, chosen?);
+        let rules: anyhow::Result<Vec<Rule>> = rules.map(rule).collect();
+        self.rules.splice(0..0, rules?);
         Ok(self)
     }
 

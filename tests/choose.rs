@@ -21,8 +21,8 @@ fn sensitivities(folder: &Path, more: &[&str]) -> PathBuf {
     let (path, data) = (folder.join("s.json"), short_text());
     tessera()
         .args(["sensitivity", text(&tiny_model()), "--dataset", text(&data), "-o", text(&path)])
-        .args(["--ctx", "64", "--tokens", "512", "--schemes", "w4a8,w8a8", "--force"])
-        .args(["--scale-type", "bf16"])
+        .args(["--ctx", "64", "--tokens", "512", "--scale-type", "bf16", "--force"])
+        .args(if more.contains(&"--schemes") { &[][..] } else { &["--schemes", "w4a8,w8a8"] })
         .args(more)
         .assert()
         .success();
@@ -171,6 +171,138 @@ fn packs_are_as_good_as_asked() {
     assert!(!pack.exists());
 }
 
+/// Rates by which only bytes cost anything, or submits too.
+fn board(folder: &Path, submit_seconds: f64) -> PathBuf {
+    let path = folder.join("board.json");
+    let board = serde_json::json!({
+        "format": "tessera-board", "version": [1, 0],
+        "target": {
+            "name": "rk3588", "cores": 3, "k_align": 32, "k_segment": 8192, "k_segment_f16": 4096,
+            "domains": 16, "domain_capacity": 2_000_000_000u64,
+        },
+        "rates": {
+            "bytes_per_second": 1e6, "submit_seconds": submit_seconds,
+            "i4_macs_per_second": 4e8, "i8_macs_per_second": 2e8, "f16_macs_per_second": 1e8,
+        },
+    });
+    fs::write(&path, board.to_string()).unwrap();
+    path
+}
+
+/// Seconds that the pack's linears take on that board, by its manifest: one row, and 512.
+fn seconds(pack: &Path, submit_seconds: f64) -> [f64; 2] {
+    let reader = PackReader::open(pack).unwrap();
+    let mut sums = [0.0; 2];
+    for linear in reader.linears() {
+        let elements: f64 =
+            linear.segments.iter().map(|s| s.length as f64).sum::<f64>() * linear.n_padded as f64;
+        let (bytes, rate) = match linear.scheme.to_string().as_str() {
+            "w16a16" => (2.0, 1e8),
+            "w8a8" => (1.0, 2e8),
+            "w4a8" => (0.5, 4e8 / 2.0),
+            _ => (0.5, 4e8),
+        };
+        for (sum, rows) in sums.iter_mut().zip([1.0, 512.0]) {
+            let work = (elements * bytes / 1e6).max(rows * elements / rate);
+            *sum += linear.segments.len() as f64 * submit_seconds + work;
+        }
+    }
+    sums
+}
+
+/// Bits are spent as long as linears are fast enough, by the rates of the board; in prompts the second
+/// digit of activations costs as much as eight bits do.
+#[test]
+fn speeds_are_those_of_the_board() {
+    let folder = tempfile::tempdir().unwrap();
+    let sensitive = sensitivities(folder.path(), &["--schemes", "w4a4,w4a8,w8a8"]);
+    let (data, pack) = (short_text(), folder.path().join("p.safetensors"));
+    let common = common(text(&data), &sensitive);
+    for (submit, goal, index, rows, asked) in [
+        (0.0, "--target-decode", 0, 1.0, ["5", "4", "3.5"]),
+        (1e-3, "--target-decode", 0, 1.0, ["4", "3.5", "3.15"]),
+        (0.0, "--target-prefill", 1, 512.0, ["1200", "900", "712"]),
+    ] {
+        let board = board(folder.path(), submit);
+        let mut before = f64::INFINITY;
+        for rate in asked {
+            let arguments = [&common[..], &["--target", text(&board), goal, rate]].concat();
+            let summary = convert(&tiny_model(), &pack, &arguments);
+            let choice = &summary["choice"];
+            let expected = seconds(&pack, submit);
+            for (key, seconds, rows) in [
+                ("decode_tokens_per_second", expected[0], 1.0),
+                ("prefill_tokens_per_second", expected[1], 512.0),
+            ] {
+                let found = choice[key].as_f64().unwrap();
+                assert!((found * seconds / rows - 1.0).abs() < 1e-9, "{key} {found} {seconds}");
+            }
+            let found = rows / expected[index];
+            println!("{submit} {goal} {rate}: {found}, {} bits", choice["bits_per_weight"]);
+            let asked: f64 = rate.parse().unwrap();
+            assert!(found >= asked && found < 1.06 * asked, "{goal} {rate}: {found}");
+            let kld = choice["measured_kld"].as_f64().unwrap();
+            assert!(kld < before, "{goal} {rate}: {kld}");
+            before = kld;
+            assert_eq!(choice["goal"], goal.trim_start_matches("--").replace('-', "_"));
+        }
+    }
+    let board = board(folder.path(), 0.0);
+    let model = tiny_model();
+    let arguments = ["convert", text(&model), "-o", text(&pack), "--target", text(&board)];
+    let (code, said) = run(&[&arguments[..], &common, &["--target-decode", "50"]].concat());
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("50 tokens a second are too many") && said.contains("at most"), "{said}");
+    // A board that is none.
+    for (wrong, words) in [
+        ("{}", "no description of a board"),
+        ("{\"format\": \"tessera-board\", \"version\": [1, 9]}", "version 1.9"),
+    ] {
+        fs::write(&board, wrong).unwrap();
+        let (code, said) = run(&arguments);
+        assert_eq!((code, said.contains(words)), (2, true), "{said}");
+    }
+    let missing = ["convert", text(&model), "-o", text(&pack), "--target", "none.json"];
+    assert!(run(&missing).1.contains("none.json"));
+}
+
+/// Parts that are pinned stay, unless a rule says otherwise, and count in what is spent.
+#[test]
+fn pinned_parts_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let sensitive = sensitivities(folder.path(), &["--estimate"]);
+    let recipe = folder.path().join("pin.toml");
+    fs::write(&recipe, "[[rule]]\nmatch = 'blk.0.attn_q'\nscheme = 'w4a8'\n").unwrap();
+    let (data, pack) = (short_text(), folder.path().join("p.safetensors"));
+    let common = common(text(&data), &sensitive);
+    let pins = ["--pin", "first=w8a8,last=w8a8", "--pin", "head=w4a8", "--recipe", text(&recipe)];
+    let goal = ["--target-bpw", "6"];
+    let summary = convert(&tiny_model(), &pack, &[&common[..], &pins, &goal].concat());
+    let found = schemes(&pack);
+    assert_eq!(found["output.weight"], "w4a8");
+    assert_eq!(found["blk.0.attn_q.weight"], "w4a8");
+    assert!(found.iter().all(|(name, scheme)| {
+        let outer = name.starts_with("blk.0.") || name.starts_with("blk.4.");
+        !outer || name == "blk.0.attn_q.weight" || scheme == "w8a8"
+    }));
+    let of_middle = |scheme: &str| {
+        found.iter().filter(|(name, of)| name.starts_with("blk.2.") && *of == scheme).count()
+    };
+    println!("{} of the middle layer at 4 bits", of_middle("w4a8"));
+    assert!(summary["choice"]["bits_per_weight"].as_f64().unwrap() <= 6.0);
+    convert(&tiny_model(), &pack, &[&common[..], &goal, &["--pin", "head=w8a8"]].concat());
+    assert_eq!(schemes(&pack)["output.weight"], "w8a8");
+    let model = tiny_model();
+    let base = ["convert", text(&model), "-o", text(&pack)];
+    for (pin, words) in [
+        ("head=w16a16", "`output.weight` is pinned to w16a16, which it was not measured at"),
+        ("middle=w8a8", "no part of a model is named `middle`"),
+    ] {
+        let (code, said) = run(&[&base[..], &common, &goal, &["--pin", pin]].concat());
+        assert_eq!((code, said.contains(words)), (2, true), "{said}");
+    }
+}
+
 #[test]
 fn goals_that_make_no_sense_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -189,6 +321,9 @@ fn goals_that_make_no_sense_are_refused() {
         (vec!["--max-kld", "nan", "--dataset", "built-in"], "above zero"),
         (vec!["--target-bpw", "5", "--scheme", "w4a8", "--dataset", "built-in"], "--scheme"),
         (vec!["--target-bpw", "5", "--max-kld", "1"], "cannot be used with"),
+        (vec!["--target-decode", "inf", "--dataset", "built-in"], "above zero"),
+        (vec!["--target-prefill", "0", "--dataset", "built-in"], "above zero"),
+        (vec!["--pin", "head=w8a8"], "--target-bpw"),
         (vec!["--sensitivity", "s.json"], "--target-bpw"),
         (
             [&dataset[..], &["--target-bpw", "5", "--sensitivity", text(&damaged)]].concat(),
@@ -212,6 +347,8 @@ fn goals_that_make_no_sense_are_refused() {
         (weights, "\"weights\": 18446744073709551615", "18446744073709551615 weights"),
         (weights, "\"weights\": 0", "0 weights"),
         ("\"tile_bytes\": ", "\"tile_bytes\": 9999999999999", "bytes for"),
+        ("\"segments\": 1", "\"segments\": 0", "0 segments"),
+        ("\"used\": 1", "\"used\": 2", "1 matrices, of which a token uses 2"),
         ("\"output_error\": ", "\"output_error\": -", "none is below zero"),
         ("blk.0.attn_k.weight", "blk.0.attn_q.weight", "is there twice"),
         ("\"factor\": ", "\"factor\": 1e999, \"x\": ", "sensitivities"),

@@ -8,7 +8,7 @@ use tessera_formats::gguf::{Gguf, Value};
 use tessera_formats::pack::PackReader;
 use tessera_formats::pack::manifest::{Activation, Linear as PackLinear};
 
-use super::goal::{Choices, Goal};
+use super::goal::{Choices, Goal, Phase};
 use super::{Request, Texts, Trial};
 use crate::convert::roles;
 use crate::report::data::{self, Report};
@@ -80,10 +80,18 @@ pub fn describe(known: Known<'_>) -> anyhow::Result<Report> {
             Goal::BitsPerWeight(bits) => data::Budget::TargetBpw(bits),
             Goal::Size(bytes) => data::Budget::TargetSize(bytes),
             Goal::Divergence(kld) => data::Budget::MaxKld(kld),
+            Goal::Speed { phase: Phase::Decode, tokens_per_second } => {
+                data::Budget::TargetDecode(tokens_per_second)
+            }
+            Goal::Speed { phase: Phase::Prefill, tokens_per_second } => {
+                data::Budget::TargetPrefill(tokens_per_second)
+            }
         }],
         pack: Some(data::Pack {
             bytes: trial.summary.bytes_out,
             bits_per_weight: trial.chosen.bits_per_weight,
+            decode_tokens_per_second: Some(trial.chosen.speed.decode),
+            prefill_tokens_per_second: Some(trial.chosen.speed.prefill),
         }),
         prediction: data::Prediction {
             predicted_kld: predicted,

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, ensure};
 use tessera_calibration::allocate::{Allocation, Choice, Frontier};
-use tessera_formats::npu::Scheme;
+use tessera_formats::npu::{Rates, Scheme};
 
-use crate::sensitivity::file::{Demotion, Sensitivities};
+use crate::sensitivity::file::{Demotion, Linear, Sensitivities, work};
 use crate::size;
 
 /// What is asked for.
@@ -16,14 +16,58 @@ pub enum Goal {
     Size(u64),
     /// At most this mean KL divergence from the model in floats, in nats, as few bytes as do.
     Divergence(f64),
+    /// So many tokens a second, at least, that the linears leave room for on a board: one after another,
+    /// or of a prompt.
+    Speed {
+        /// What is done.
+        phase: Phase,
+        /// Tokens in a second.
+        tokens_per_second: f64,
+    },
+}
+
+/// What a model does, as llama-bench tells it apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// One token after another.
+    Decode,
+    /// A prompt, [`PROMPT`] tokens at once.
+    Prefill,
+}
+
+/// Tokens of a prompt that pass a linear at once.
+pub const PROMPT: u64 = 512;
+
+/// Units of time that are spent, in a second: picoseconds, of which 64 bits hold months.
+const UNITS: f64 = 1e12;
+
+impl Phase {
+    /// Rows that linears multiply at once.
+    fn rows(self) -> u64 {
+        match self {
+            Phase::Decode => 1,
+            Phase::Prefill => PROMPT,
+        }
+    }
 }
 
 impl Goal {
     /// What is spent.
-    fn cost(self, weights: u64, option: &Demotion) -> u64 {
+    fn cost(self, rates: &Rates, linear: &Linear, option: &Demotion) -> u64 {
         match self {
-            Goal::BitsPerWeight(_) => option.bits(weights),
+            Goal::BitsPerWeight(_) => option.bits(linear.weights),
             Goal::Size(_) | Goal::Divergence(_) => option.bytes(),
+            Goal::Speed { phase, .. } => {
+                let seconds = rates.seconds(&work(linear, option), phase.rows());
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "not negative, and bounded by what sensitivities and rates may say"
+                )]
+                let units = (seconds * UNITS).ceil() as u64;
+                // Sums over all linears that a file has room for stay within 64 bits.
+                units.min(1 << 46)
+            }
         }
     }
 }
@@ -41,21 +85,37 @@ pub struct Chosen {
     pub bits_per_weight: f64,
     /// Bytes of tiles, scales and corrections.
     pub bytes: u64,
+    /// Tokens a second that the linears leave room for, by the board's rates.
+    pub speed: Speed,
+}
+
+/// Tokens a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Speed {
+    /// One after another.
+    pub decode: f64,
+    /// Of a prompt.
+    pub prefill: f64,
 }
 
 /// All choices that no other is better than in both cost and damage.
 pub struct Choices<'a> {
     sensitivities: &'a Sensitivities,
+    rates: &'a Rates,
     frontier: Frontier,
     weights: u64,
 }
 
 impl<'a> Choices<'a> {
-    /// By what the goal spends.
-    pub fn new(sensitivities: &'a Sensitivities, goal: Goal) -> anyhow::Result<Self> {
+    /// By what the goal spends, on a board of such rates.
+    pub fn new(
+        sensitivities: &'a Sensitivities,
+        rates: &'a Rates,
+        goal: Goal,
+    ) -> anyhow::Result<Self> {
         let items = sensitivities.linears.iter().map(|linear| {
             let choice = |option: &Demotion| Choice {
-                cost: goal.cost(linear.weights, option),
+                cost: goal.cost(rates, linear, option),
                 damage: sensitivities.damage(linear, option).unwrap_or(f64::NAN),
             };
             linear.options.iter().map(choice).collect()
@@ -64,7 +124,7 @@ impl<'a> Choices<'a> {
         ensure!(!items.is_empty(), "there is no linear to choose a scheme for");
         let frontier = Frontier::new(&items).context("the sensitivities")?;
         let weights = sensitivities.linears.iter().map(|linear| linear.weights).sum();
-        Ok(Choices { sensitivities, frontier, weights })
+        Ok(Choices { sensitivities, rates, frontier, weights })
     }
 
     /// Whether the choices are exactly the best.
@@ -101,6 +161,22 @@ impl<'a> Choices<'a> {
             )
         };
         Ok(self.chosen(found.with_context(least)?))
+    }
+
+    /// The best of those that leave room for so many tokens a second.
+    pub fn of_speed(&self, phase: Phase, tokens_per_second: f64) -> anyhow::Result<Chosen> {
+        let seconds = phase.rows() as f64 / tokens_per_second;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        let found = self.frontier.within((seconds * UNITS) as u64);
+        let fastest = || {
+            let (units, _) = self.frontier.points().next().unwrap_or_default();
+            format!(
+                "{tokens_per_second} tokens a second are too many: by the board's rates the schemes that may be chosen \
+                 leave room for {:.2} at most",
+                phase.rows() as f64 / (units as f64 / UNITS),
+            )
+        };
+        Ok(self.chosen(found.with_context(fastest)?))
     }
 
     /// The cheapest whose damages add up to at most `most`; the one of least damage if none do.
@@ -141,6 +217,11 @@ impl<'a> Choices<'a> {
         let linears = &self.sensitivities.linears;
         let options = || linears.iter().zip(&allocation.options).map(|(l, &o)| (l, &l.options[o]));
         let bits: u64 = options().map(|(linear, option)| option.bits(linear.weights)).sum();
+        let speed = |phase: Phase| {
+            let seconds =
+                |(linear, option)| self.rates.seconds(&work(linear, option), phase.rows());
+            phase.rows() as f64 / options().map(seconds).sum::<f64>()
+        };
         let free = options().filter(|(linear, _)| !linear.pinned);
         Chosen {
             schemes: free.map(|(linear, option)| (linear.name.clone(), option.scheme)).collect(),
@@ -149,6 +230,7 @@ impl<'a> Choices<'a> {
                 .sum(),
             bits_per_weight: bits as f64 / self.weights.max(1) as f64,
             bytes: options().map(|(_, option)| option.bytes()).sum(),
+            speed: Speed { decode: speed(Phase::Decode), prefill: speed(Phase::Prefill) },
             options: allocation.options,
         }
     }

@@ -3,6 +3,7 @@
 
 mod describe;
 pub mod goal;
+pub mod pin;
 mod search;
 mod texts;
 
@@ -13,11 +14,12 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
 use tessera_formats::gguf::Gguf;
+use tessera_formats::npu::Rates;
 use tessera_runtime::decoder::Decoder;
 use tessera_runtime::perplexity::{self, Chunks, Evaluation, Participant, Reference};
 
 use self::describe::Known;
-use self::goal::{Choices, Chosen, Goal};
+use self::goal::{Choices, Chosen, Goal, Phase};
 use self::search::Search;
 use self::texts::Texts;
 use crate::calibrate::transient::{Observation, Transient, observe};
@@ -46,6 +48,8 @@ pub struct Request<'a> {
     pub conversion: convert::Request<'a>,
     /// What is asked for.
     pub goal: Goal,
+    /// How fast the board is.
+    pub rates: &'a Rates,
     /// Texts, or `built-in`.
     pub dataset: &'a [PathBuf],
     /// Field of the lines of `.jsonl` files.
@@ -63,7 +67,7 @@ pub struct Request<'a> {
 /// What was chosen, and what came of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Choice {
-    /// What was asked for: `target_bpw`, `target_size` or `max_kld`.
+    /// What was asked for: `target_bpw`, `target_size`, `max_kld`, `target_decode` or `target_prefill`.
     pub goal: &'static str,
     /// How much of it.
     pub asked: f64,
@@ -79,6 +83,10 @@ pub struct Choice {
     pub measured_kld_error: f64,
     /// Tokens that were scored for it.
     pub scored_tokens: usize,
+    /// Tokens a second that the linears leave room for, one after another, by the board's rates.
+    pub decode_tokens_per_second: f64,
+    /// The same of a prompt of 512 tokens.
+    pub prefill_tokens_per_second: f64,
     /// Conversions that were made.
     pub trials: usize,
     /// Whether no choice of these damages is better.
@@ -90,7 +98,8 @@ impl Choice {
     pub fn text(&self) -> String {
         format!(
             "{:.3} bits per weight without padding; KL divergence predicted {:.6}, measured {:.6} ± {:.6} on \
-             {} tokens held out ({} conversion{})\n",
+             {} tokens held out ({} conversion{})\nlinears leave room for {:.1} tokens/s of decoding and {:.1} of prompts, by \
+             the board's rates\n",
             self.bits_per_weight,
             self.predicted_kld,
             self.measured_kld,
@@ -98,6 +107,8 @@ impl Choice {
             self.scored_tokens,
             self.trials,
             if self.trials == 1 { "" } else { "s" },
+            self.decode_tokens_per_second,
+            self.prefill_tokens_per_second,
         )
     }
 }
@@ -133,12 +144,18 @@ pub fn choose(request: &Request<'_>) -> anyhow::Result<(Summary, Choice)> {
     let opening = opening(request);
     let texts = Texts::read(request, &opening)?;
     let (sensitivities, correlation) = sensitivities(request, &opening, &texts)?;
-    let choices = Choices::new(&sensitivities, request.goal)?;
+    let choices = Choices::new(&sensitivities, request.rates, request.goal)?;
     let (trial, trials) = meet(request, &opening, &texts, &choices)?;
     let (goal, asked) = match request.goal {
         Goal::BitsPerWeight(bits) => ("target_bpw", bits),
         Goal::Size(bytes) => ("target_size", bytes as f64),
         Goal::Divergence(kld) => ("max_kld", kld),
+        Goal::Speed { phase: Phase::Decode, tokens_per_second } => {
+            ("target_decode", tokens_per_second)
+        }
+        Goal::Speed { phase: Phase::Prefill, tokens_per_second } => {
+            ("target_prefill", tokens_per_second)
+        }
     };
     let choice = Choice {
         goal,
@@ -149,6 +166,8 @@ pub fn choose(request: &Request<'_>) -> anyhow::Result<(Summary, Choice)> {
         measured_kld: trial.kld.mean,
         measured_kld_error: trial.kld.error,
         scored_tokens: trial.kld.tokens,
+        decode_tokens_per_second: trial.chosen.speed.decode,
+        prefill_tokens_per_second: trial.chosen.speed.prefill,
         trials,
         exact: choices.are_exact(),
     };
@@ -188,6 +207,9 @@ fn meet(
     let attempt = |chosen: Chosen| attempt(request, opening, texts, chosen);
     match request.goal {
         Goal::BitsPerWeight(bits) => Ok((attempt(choices.of_bits(bits)?)?, 1)),
+        Goal::Speed { phase, tokens_per_second } => {
+            Ok((attempt(choices.of_speed(phase, tokens_per_second)?)?, 1))
+        }
         Goal::Size(target) => {
             let mut beside = 0;
             for trials in 1..=MOST_TRIALS {
@@ -363,7 +385,7 @@ fn sensitivities(
 ) -> anyhow::Result<(Sensitivities, Option<SensitivityCorrelation>)> {
     let conversion = &request.conversion;
     if let Some(path) = request.sensitivities {
-        let found = Sensitivities::read(path)?;
+        let mut found = Sensitivities::read(path)?;
         let model = digests(&Gguf::open(conversion.input)?)?;
         ensure!(
             found.setting.model.iter().map(|file| &file.sha256).eq(model.iter().map(|f| &f.sha256)),
@@ -371,6 +393,8 @@ fn sensitivities(
             path.display(),
             conversion.input.display(),
         );
+        let pinned = |name: &str| conversion.recipe.pinned(name);
+        found.pin(pinned).with_context(|| format!("sensitivities `{}`", path.display()))?;
         return Ok((found, None));
     }
     let observed = observe(&observation(request, texts, None))?;

@@ -72,7 +72,8 @@ pub struct SensitivityArguments {
     #[arg(long, value_name = "FILE", help_heading = "Quantization")]
     pub recipe: Option<PathBuf>,
 
-    /// Chip whose limits apply: rk3588, rk3588s, rk3576 [default: rk3588]
+    /// Chip whose limits apply: rk3588, rk3588s, rk3576, or a board's `NAME.json`
+    /// [default: rk3588]
     #[arg(
         long,
         value_name = "NAME",

@@ -1,12 +1,14 @@
 //! `tessera convert`: a GGUF file becomes a pack.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use tessera_formats::gguf::{Gguf, Value};
 
 use crate::calibrate::transient::{Observation, Transient, observe};
 use crate::choose;
-use crate::choose::goal::Goal;
+use crate::choose::goal::{Goal, Phase};
+use crate::choose::pin;
 use crate::cli::ConvertArguments;
 use crate::convert::budget::Budget;
 use crate::convert::{Request, check_output, convert};
@@ -62,6 +64,15 @@ fn goal(arguments: &ConvertArguments) -> anyhow::Result<Option<Goal>> {
         ensure!(value.is_finite() && value > 0.0, "`--{name} {value}` must be above zero");
         Ok(value)
     };
+    let speed = |name: &str, phase: Phase, rate: f64| {
+        Ok::<_, anyhow::Error>(Goal::Speed { phase, tokens_per_second: positive(name, rate)? })
+    };
+    if let Some(rate) = arguments.target_decode {
+        return speed("target-decode", Phase::Decode, rate).map(Some);
+    }
+    if let Some(rate) = arguments.target_prefill {
+        return speed("target-prefill", Phase::Prefill, rate).map(Some);
+    }
     Ok(match (arguments.target_bpw, arguments.target_size, arguments.max_kld) {
         (Some(bits), ..) => Some(Goal::BitsPerWeight(positive("target-bpw", bits)?)),
         (_, Some(bytes), _) => Some(Goal::Size(bytes)),
@@ -86,10 +97,15 @@ fn choose_and_convert(
     // Scales of 16 bits, unless something else is said: what is spent on them is lost to weights.
     let short = Overrides { scale_type: Some(ScaleType::Bf16), ..Overrides::default() };
     let recipe = conversion.recipe.clone().or(short).with_statistics(true);
+    let recipe = match arguments.pin.as_slice() {
+        [] => recipe,
+        pins => pin::pinned(recipe, pins, layers(conversion.input)?)?,
+    };
     let threads = conversion.budget.threads;
     let request = choose::Request {
         conversion: Request { recipe, ..conversion },
         goal,
+        rates: &super::board(&arguments.target)?.rates,
         dataset: &arguments.dataset,
         field: arguments.field.as_deref(),
         tokens: arguments.tokens,
@@ -108,6 +124,14 @@ fn choose_and_convert(
         super::print(&choice.text())?;
     }
     Ok(Verdict::Passed)
+}
+
+/// Layers of a model.
+fn layers(model: &Path) -> anyhow::Result<u64> {
+    let gguf = Gguf::open(model)?;
+    let key = format!("{}.block_count", gguf.architecture()?);
+    let found = gguf.metadata().get(&key).and_then(Value::as_u64);
+    found.with_context(|| format!("`{}` does not say `{key}`", model.display()))
 }
 
 /// Observes the model behind layers quantized as the pack's will be.

@@ -13,10 +13,12 @@ mod run;
 mod sensitivity;
 mod verify;
 
+use std::fs;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
-use tessera_formats::npu::Target;
+use tessera_formats::npu::{Board, Target};
 
 use crate::cli::{Command, RunningArguments};
 use crate::convert::budget::Budget;
@@ -33,6 +35,9 @@ const LEAST_QUANTIZATION_MEMORY: u64 = 64 << 20;
 
 /// Threads beyond which a machine does not profit.
 const MOST_THREADS: usize = 1024;
+
+/// Largest file of a board that is read, in bytes.
+const LARGEST_BOARD: u64 = 1 << 20;
 
 /// Runs a command.
 pub fn run(command: Command) -> anyhow::Result<Verdict> {
@@ -92,10 +97,28 @@ fn threads(asked: Option<usize>) -> anyhow::Result<usize> {
     }
 }
 
-/// Limits of the chip of that name.
-fn target(name: &str) -> anyhow::Result<Target> {
-    Target::by_name(name)
-        .ok_or_else(|| anyhow!("unknown target `{name}`: use rk3588, rk3588s or rk3576"))
+/// Limits of the chip of that name, or of the board that a `board.json` describes.
+fn target(text: &str) -> anyhow::Result<Target> {
+    Ok(board(text)?.target)
+}
+
+/// The board with the chip of that name, or the one that a `board.json` describes.
+fn board(text: &str) -> anyhow::Result<Board> {
+    let path = Path::new(text);
+    if path.extension().is_none_or(|extension| extension != "json") {
+        return Board::of_chip(text).ok_or_else(|| {
+            anyhow!("unknown target `{text}`: use rk3588, rk3588s, rk3576 or a board's file, `NAME.json`")
+        });
+    }
+    let context = || format!("board `{text}`");
+    let metadata = fs::metadata(path).with_context(context)?;
+    ensure!(metadata.is_file(), "board `{text}` is no regular file");
+    ensure!(
+        metadata.len() <= LARGEST_BOARD,
+        "board `{text}` has {} bytes, more than the {LARGEST_BOARD} it may have",
+        metadata.len(),
+    );
+    Board::parse(&fs::read_to_string(path).with_context(context)?).with_context(context)
 }
 
 /// Prints a result on stdout. That its reader went away is no failure of ours.

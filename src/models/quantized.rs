@@ -46,6 +46,8 @@ pub struct Stored {
     pub tile_bytes: u64,
     /// Bytes of its scales and corrections.
     pub vector_bytes: u64,
+    /// Segments of its K.
+    pub segments: usize,
     /// Relative root mean square error of its weights, as stored and rotated.
     pub weight_error: f64,
 }
@@ -138,6 +140,7 @@ impl<'a> QuantizedCheckpoint<'a> {
         let stored = Stored {
             tile_bytes: plan.tile_bytes(),
             vector_bytes: u64::try_from(bytes)?,
+            segments: converted.segments.len(),
             weight_error: converted.relative_rms,
         };
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);

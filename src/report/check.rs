@@ -44,11 +44,16 @@ pub fn check(report: &Report) -> anyhow::Result<()> {
         match *budget {
             Budget::TargetBpw(value) => bits("budget", "target_bpw", value)?,
             Budget::MaxKld(value) => kld("budget", "max_kld", Some(value))?,
-            Budget::Time(value) => number("budget", "time", Some(value))?,
+            Budget::TargetDecode(value) => number("budget", "target_decode", Some(value))?,
+            Budget::TargetPrefill(value) => number("budget", "target_prefill", Some(value))?,
             Budget::TargetSize(_) => {}
         }
     }
     number("pack", "bits_per_weight", report.pack.map(|pack| pack.bits_per_weight))?;
+    if let Some(pack) = &report.pack {
+        number("pack", "decode_tokens_per_second", pack.decode_tokens_per_second)?;
+        number("pack", "prefill_tokens_per_second", pack.prefill_tokens_per_second)?;
+    }
     let prediction = &report.prediction;
     kld("prediction", "predicted_kld", Some(prediction.predicted_kld))?;
     kld("prediction", "measured_kld", prediction.measured_kld)?;

@@ -75,8 +75,10 @@ pub enum Budget {
     TargetSize(u64),
     /// Largest mean KL divergence from the unquantized model, in nats.
     MaxKld(f64),
-    /// Time to search for, in seconds.
-    Time(f64),
+    /// Least tokens a second, one after another, that the linears leave room for by the board's rates.
+    TargetDecode(f64),
+    /// The same of a prompt of 512 tokens.
+    TargetPrefill(f64),
 }
 
 /// A pack.
@@ -88,6 +90,10 @@ pub struct Pack {
     /// Bits per weight of its linears, scales counted and the padding of tiles not: what a target of
     /// bits per weight is about.
     pub bits_per_weight: f64,
+    /// Tokens a second that the linears leave room for, one after another, by the board's rates.
+    pub decode_tokens_per_second: Option<f64>,
+    /// The same of a prompt of 512 tokens.
+    pub prefill_tokens_per_second: Option<f64>,
 }
 
 /// What the choice was expected to cost, and what it does cost.

@@ -9,9 +9,10 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tessera_calibration::statistics::{DataSource, FileDigest};
 use tessera_formats::escape::Escaped;
-use tessera_formats::npu::Scheme;
+use tessera_formats::npu::{Scheme, Work};
 
 use crate::convert::roles;
+use crate::options::SchemeChoice;
 
 /// What the file calls itself.
 const FORMAT: &str = "tessera-sensitivity";
@@ -26,6 +27,9 @@ const LARGEST_FILE: u64 = 64 << 20;
 /// stay within 64 bits.
 const MOST_WEIGHTS: u64 = 1 << 40;
 const MOST_BYTES: u64 = 1 << 40;
+
+/// More matrices, and segments of each, than any linear has.
+const MOST_PARTS: u64 = 1 << 20;
 
 /// What was measured of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +83,10 @@ pub struct Linear {
     pub layer: Option<u64>,
     /// Weights.
     pub weights: u64,
+    /// Matrices: one, or as many as experts.
+    pub matrices: u64,
+    /// Matrices that a token is multiplied by.
+    pub used: u64,
     /// Whether the recipe says its scheme.
     pub pinned: bool,
     /// One for each scheme that may be chosen.
@@ -95,6 +103,8 @@ pub struct Demotion {
     pub tile_bytes: u64,
     /// Bytes of its scales and corrections.
     pub vector_bytes: u64,
+    /// Segments of K, each of which is a matmul.
+    pub segments: u64,
     /// Mean KL divergence of the logits from those of the model in floats, in nats.
     pub kld: Option<f64>,
     /// Standard error of that.
@@ -128,6 +138,17 @@ pub struct OperatorFactor {
     /// KL divergence of the logits for a squared relative error of outputs of one, in the layer that
     /// was looked at.
     pub factor: f64,
+}
+
+/// What a board does for a linear at an option.
+pub fn work(linear: &Linear, option: &Demotion) -> Work {
+    Work {
+        scheme: option.scheme,
+        tile_bytes: option.tile_bytes / linear.matrices.max(1),
+        segments: option.segments,
+        matrices: linear.matrices,
+        used: linear.used,
+    }
 }
 
 /// A linear's name without its layer: `ffn_down`.
@@ -211,6 +232,28 @@ impl Sensitivities {
         option.kld.or_else(|| self.estimate(linear, option))
     }
 
+    /// Leaves those linears that `scheme_of` pins no other option; one that is carried is none to choose for.
+    ///
+    /// # Errors
+    ///
+    /// If a linear was not measured at the scheme that it is pinned to.
+    pub fn pin(&mut self, scheme_of: impl Fn(&str) -> Option<SchemeChoice>) -> anyhow::Result<()> {
+        self.linears.retain(|linear| scheme_of(&linear.name) != Some(SchemeChoice::Keep));
+        for linear in &mut self.linears {
+            let pinned = scheme_of(&linear.name).and_then(SchemeChoice::scheme);
+            linear.pinned = pinned.is_some();
+            let Some(pinned) = pinned else { continue };
+            linear.options.retain(|option| option.scheme == pinned);
+            ensure!(
+                !linear.options.is_empty(),
+                "`{}` is pinned to {pinned}, which it was not measured at: measure with the same pins, or with {pinned} \
+                 among `--schemes`",
+                Escaped(&linear.name),
+            );
+        }
+        Ok(())
+    }
+
     /// Reads a file, and refuses what cannot be.
     ///
     /// # Errors
@@ -262,6 +305,13 @@ impl Sensitivities {
                 "`{name}` has {} weights",
                 linear.weights,
             );
+            ensure!(
+                (1..=MOST_PARTS).contains(&linear.matrices)
+                    && (1..=linear.matrices).contains(&linear.used),
+                "`{name}` has {} matrices, of which a token uses {}",
+                linear.matrices,
+                linear.used,
+            );
             ensure!(!linear.options.is_empty(), "`{name}` has no options");
             let mut schemes = HashSet::new();
             for option in &linear.options {
@@ -272,6 +322,11 @@ impl Sensitivities {
                     "`{name}` takes {} and {} bytes for {scheme}",
                     option.tile_bytes,
                     option.vector_bytes,
+                );
+                ensure!(
+                    (1..=MOST_PARTS).contains(&option.segments),
+                    "`{name}` has {} segments for {scheme}",
+                    option.segments,
                 );
                 let figures =
                     [Some(option.output_error), Some(option.weight_error), option.kld_error];

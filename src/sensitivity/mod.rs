@@ -16,6 +16,7 @@ use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Scheme;
 use tessera_runtime::checkpoint::Checkpoint;
 use tessera_runtime::decoder::Decoder;
+use tessera_runtime::model::FeedForward;
 
 use tessera_runtime::model::names;
 use tessera_runtime::perplexity::Chunks;
@@ -114,7 +115,13 @@ pub fn sensitivity(request: &Request<'_>) -> anyhow::Result<Report> {
     };
     let partial = calibrate::output::work_folder(request.output);
     let mut found = begun(request, &partial, setting)?;
-    let quantized = Quantized::new(request, gguf, &*checkpoint, &calibration)?;
+    let shapes = &decoder.model().shapes;
+    let used = shapes.iter().filter_map(|shape| match &shape.feed_forward {
+        FeedForward::Experts(experts) => Some(experts.used),
+        FeedForward::Dense { .. } => None,
+    });
+    let used = used.max().unwrap_or(1);
+    let quantized = Quantized::new(request, gguf, &*checkpoint, &calibration, used)?;
     let run =
         Run { request, decoder: &decoder, checkpoint: &*checkpoint, chunks: &chunks, quantized };
     let spent = run.layers(&mut found, &partial).with_context(named)?;
@@ -150,6 +157,8 @@ struct Quantized<'a> {
     recipe: &'a Recipe,
     calibration: Arc<Calibration>,
     schemes: Vec<(Scheme, QuantizedCheckpoint<'a>)>,
+    /// Experts that a token is given to.
+    used: usize,
 }
 
 /// A linear at every scheme that it may have.
@@ -164,6 +173,7 @@ impl<'a> Quantized<'a> {
         gguf: &'a Gguf,
         own: &'a dyn Checkpoint,
         calibration: &Arc<Calibration>,
+        used: usize,
     ) -> anyhow::Result<Self> {
         let opening = request.opening;
         let of = |&scheme: &Scheme| {
@@ -177,7 +187,7 @@ impl<'a> Quantized<'a> {
         };
         let schemes = request.schemes.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
         let (recipe, calibration) = (request.recipe, Arc::clone(calibration));
-        Ok(Quantized { own, recipe, calibration, schemes })
+        Ok(Quantized { own, recipe, calibration, schemes, used })
     }
 
     /// Of those of `names` that are converted at all.
@@ -219,6 +229,7 @@ impl<'a> Quantized<'a> {
                 scheme,
                 tile_bytes: stored.tile_bytes,
                 vector_bytes: stored.vector_bytes,
+                segments: u64::try_from(stored.segments)?,
                 kld: None,
                 kld_error: None,
                 output_error,
@@ -227,11 +238,14 @@ impl<'a> Quantized<'a> {
             replacements.push(Replacements::from([(name.to_owned(), linear)]));
         }
         let dims = self.own.dims(stored).unwrap_or_default();
+        let matrices = own.experts().unwrap_or(1);
         Ok(Candidates {
             linear: Linear {
                 name: name.to_owned(),
                 layer: roles::layer(name),
                 weights: dims.iter().product::<u64>().max(1),
+                matrices: u64::try_from(matrices)?,
+                used: u64::try_from(self.used.min(matrices).max(1))?,
                 pinned: pinned.is_some(),
                 options,
             },

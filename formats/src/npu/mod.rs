@@ -1,8 +1,11 @@
-//! The NPU's side of the bytes: engines and schemes, target limits, native tile layouts.
+//! The NPU's side of the bytes: engines and schemes, target limits, rates of boards, native tile
+//! layouts.
 
+mod board;
 mod scheme;
 mod target;
 pub mod tiles;
 
+pub use board::{Board, BoardError, Rates, Work};
 pub use scheme::{Engine, Scheme};
 pub use target::Target;

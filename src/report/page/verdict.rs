@@ -47,6 +47,19 @@ pub fn verdict(report: &Report) -> Markup {
                 }
                 "."
             }
+            @if let Some(pack) = report.pack {
+                @if let (Some(decode), Some(prefill)) =
+                    (pack.decode_tokens_per_second, pack.prefill_tokens_per_second)
+                {
+                    p {
+                        "By the board's rates its linears leave room for "
+                        (figure("/pack/decode_tokens_per_second", decode))
+                        " tokens/s of decoding and "
+                        (figure("/pack/prefill_tokens_per_second", prefill))
+                        " of prompts."
+                    }
+                }
+            }
         }
     }
 }
@@ -58,7 +71,8 @@ fn asked(index: usize, budget: Budget) -> Markup {
             Budget::TargetBpw(bits) => { "at most " (figure(&field, bits)) " bits per weight" }
             Budget::TargetSize(size) => { "at most " (bytes(&field, size)) }
             Budget::MaxKld(kld) => { "a KL divergence of at most " (figure(&field, kld)) }
-            Budget::Time(seconds) => { "a search of at most " (figure(&field, seconds)) " s" }
+            Budget::TargetDecode(rate) => { "at least " (figure(&field, rate)) " tokens/s of decoding" }
+            Budget::TargetPrefill(rate) => { "at least " (figure(&field, rate)) " tokens/s of prompts" }
         }
     }
 }
@@ -69,7 +83,12 @@ fn kept(budget: Budget, report: &Report) -> Markup {
         Budget::TargetBpw(bits) => report.pack.map(|pack| pack.bits_per_weight <= bits),
         Budget::TargetSize(bytes) => report.pack.map(|pack| pack.bytes <= bytes),
         Budget::MaxKld(kld) => report.prediction.measured_kld.map(|measured| measured <= kld),
-        Budget::Time(_) => None,
+        Budget::TargetDecode(rate) => {
+            report.pack.and_then(|pack| pack.decode_tokens_per_second).map(|found| found >= rate)
+        }
+        Budget::TargetPrefill(rate) => {
+            report.pack.and_then(|pack| pack.prefill_tokens_per_second).map(|found| found >= rate)
+        }
     };
     html! {
         @match kept {
