@@ -84,7 +84,23 @@ fn bits_are_spent_where_they_save_most() {
     assert_eq!(frontier.iter().filter(|point| point["chosen"] == true).count(), 1);
     for tensor in report["tensors"].as_array().unwrap() {
         assert_eq!(tensor["scheme"], schemes(&pack)[tensor["name"].as_str().unwrap()]);
-        assert!(tensor["histogram"]["counts"].as_array().unwrap().len() > 50);
+        let [weights, inputs] = tensor["histograms"].as_array().unwrap().as_slice() else {
+            panic!("weights and inputs");
+        };
+        assert_eq!((&weights["of"], &inputs["of"]), (&"weights".into(), &"inputs".into()));
+        assert!(inputs["counts"].as_array().unwrap().len() > 50);
+        let counts: Vec<u64> =
+            weights["counts"].as_array().unwrap().iter().map(|c| c.as_u64().unwrap()).collect();
+        let [rows, k] = ["n", "k"].map(|key| tensor[key].as_u64().unwrap());
+        assert_eq!(counts.iter().sum::<u64>(), rows.min(256) * k);
+        // Eight bits clip next to nothing; four do, and use what they have.
+        let (clip, width) =
+            (weights["clip"].as_f64().unwrap(), weights["bin_width"].as_f64().unwrap());
+        let end = counts.len() as f64 * width;
+        match tensor["scheme"].as_str().unwrap() {
+            "w8a8" => assert!((120.0..=145.0).contains(&end) && clip == 127.5, "{end} {clip}"),
+            _ => assert!((7.5..=20.0).contains(&end) && clip == 7.5, "{end} {clip}"),
+        }
     }
     let file: Value = serde_json::from_slice(&fs::read(&sensitive).unwrap()).unwrap();
     let chosen = schemes(&pack);

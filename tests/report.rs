@@ -99,15 +99,15 @@ fn every_number_is_that_of_the_json() {
     }
     let mut expected = BTreeSet::new();
     numbers(&json, "", &mut expected);
-    // Histograms are drawn of twelve linears; the recipe and the version are no figures.
+    // Histograms are drawn of eight linears, two of each; the recipe and the version are no figures.
     expected.retain(|field| {
         !field.starts_with("/version")
             && !field.starts_with("/recipe")
-            && !field.contains("histogram")
+            && !field.contains("histograms")
     });
     let missing: Vec<_> = expected.difference(&shown).collect();
     assert!(missing.is_empty(), "{missing:?}");
-    assert_eq!(select(&page, ".multiples figure").len(), 12);
+    assert_eq!(select(&page, ".multiples figure").len(), 16);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn pictures_and_tables_say_what_they_are() {
     let (page, _) = page(&report());
     let page = Html::parse_document(&page);
     let pictures = select(&page, "svg:not([aria-hidden])");
-    assert_eq!(pictures.len(), 3 + 12);
+    assert_eq!(pictures.len(), 3 + 16);
     for picture in pictures {
         assert_eq!(picture.attr("role"), Some("img"));
         assert!(!picture.attr("aria-label").unwrap().is_empty());
@@ -327,8 +327,8 @@ fn numbers_of_any_size_have_a_page() {
         tensor["damage"] = json!(damage);
         tensor["layer"] = json!(u32::MAX);
         tensor["weights"] = json!(u64::MAX);
-        tensor["histogram"] =
-            json!({ "of": "weights", "bin_width": 1e-320, "counts": [u64::MAX], "clip": 1e308 });
+        tensor["histograms"] =
+            json!([{ "of": "weights", "bin_width": 1e-320, "counts": [u64::MAX], "clip": 1e308 }]);
     }
     report["frontier"][0]["predicted_kld"] = json!(1e39);
     report["frontier"][1]["predicted_kld"] = json!(-1.0);
@@ -360,9 +360,9 @@ fn what_is_no_report_is_refused() {
     refused(&changed("/provenance", json!({ "extra": 1 })), "unknown field `extra`");
     refused(&changed("/tensors/3/damage", json!(1e40)), "blk.0.attn_output.weight");
     refused(&changed("/tensors/3/bits_per_weight", json!(-1)), "blk.0.attn_output.weight");
-    refused(&changed("/tensors/3/histogram/counts", json!([])), "0 bins");
-    refused(&changed("/tensors/3/histogram/counts", json!(vec![1; 257])), "257 bins");
-    refused(&changed("/tensors/3/histogram/bin_width", json!(0.0)), "bin_width");
+    refused(&changed("/tensors/3/histograms/0/counts", json!([])), "0 bins");
+    refused(&changed("/tensors/3/histograms/0/counts", json!(vec![1; 257])), "257 bins");
+    refused(&changed("/tensors/3/histograms/0/bin_width", json!(0.0)), "bin_width");
     refused(&changed("/tensors/3/options/0/scheme", json!("w8a8")), "twice");
     refused(&changed("/frontier/0/chosen", json!(true)), "2 points");
     refused(&changed("/budget/0/kind", json!("wishes")), "wishes");

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use tessera_calibration::statistics::StatisticsFile;
+use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::{Gguf, Value};
 use tessera_formats::pack::PackReader;
 use tessera_formats::pack::manifest::{Activation, Linear as PackLinear};
@@ -13,6 +14,7 @@ use super::{Request, Texts, Trial};
 use crate::convert::roles;
 use crate::report::data::{self, Report};
 use crate::sensitivity::file::{self, Sensitivities};
+use crate::weights::{Steps, TiledLinear};
 
 /// Most points of the frontier that are drawn.
 const POINTS: usize = 240;
@@ -47,7 +49,10 @@ pub fn describe(known: Known<'_>) -> anyhow::Result<Report> {
     let mut tensors = Vec::with_capacity(sensitivities.linears.len());
     for (linear, &option) in sensitivities.linears.iter().zip(&trial.chosen.options) {
         let made = pack.linear(&linear.name).context("a linear is not in the pack")?;
-        tensors.push(tensor(sensitivities, (linear, option), made, &statistics)?);
+        let source = gguf.tensor(&made.source).context("the source has no such tensor")?;
+        let steps = Steps::of(&TiledLinear::open(&pack, made)?, &gguf, source)
+            .with_context(|| format!("`{}`", Escaped(&linear.name)))?;
+        tensors.push(tensor(sensitivities, (linear, option), (made, steps), &statistics)?);
     }
     let name = gguf.metadata().get("general.name").and_then(Value::as_str);
     let file_name = || conversion.input.file_name().unwrap_or_default().to_string_lossy();
@@ -118,7 +123,7 @@ pub fn describe(known: Known<'_>) -> anyhow::Result<Report> {
 fn tensor(
     sensitivities: &Sensitivities,
     (linear, option): (&file::Linear, usize),
-    made: &PackLinear,
+    (made, steps): (&PackLinear, Option<Steps>),
     statistics: &StatisticsFile,
 ) -> anyhow::Result<data::Tensor> {
     let option = linear.options.get(option).context("an option that is not there")?;
@@ -151,6 +156,12 @@ fn tensor(
         })
     });
     let activation_clip = histogram.as_ref().and_then(|histogram| histogram.clip);
+    let weights = steps.map(|steps| data::Histogram {
+        of: data::HistogramOf::Weights,
+        bin_width: steps.bin_width,
+        counts: steps.counts,
+        clip: Some(steps.clip),
+    });
     Ok(data::Tensor {
         name: linear.name.clone(),
         layer: linear.layer.map(u32::try_from).transpose()?,
@@ -166,7 +177,7 @@ fn tensor(
         damage: option.kld,
         pinned: linear.pinned,
         options: linear.options.iter().map(scheme_option).collect(),
-        histogram,
+        histograms: weights.into_iter().chain(histogram).collect(),
         activation_clip,
     })
 }

@@ -106,7 +106,14 @@ fn tensor(tensor: &Tensor) -> anyhow::Result<()> {
             Escaped(&option.scheme),
         );
     }
-    if let Some(histogram) = &tensor.histogram {
+    ensure!(
+        tensor.histograms.len() <= Tensor::MOST_HISTOGRAMS,
+        "`{}` has {} histograms, and {} are the most",
+        Escaped(name),
+        tensor.histograms.len(),
+        Tensor::MOST_HISTOGRAMS,
+    );
+    for histogram in &tensor.histograms {
         let bins = histogram.counts.len();
         ensure!(
             (1..=Histogram::MOST_BINS).contains(&bins),

@@ -182,8 +182,8 @@ pub struct Tensor {
     pub pinned: bool,
     /// The schemes that it could have, each once, at most [`Tensor::MOST_OPTIONS`].
     pub options: Vec<SchemeOption>,
-    /// Distribution of its weights or of its inputs.
-    pub histogram: Option<Histogram>,
+    /// Distributions of its weights and of its inputs, each at most once.
+    pub histograms: Vec<Histogram>,
     /// Magnitude at which its rotated inputs are clipped, where that is fixed.
     pub activation_clip: Option<f64>,
 }
@@ -191,6 +191,9 @@ pub struct Tensor {
 impl Tensor {
     /// Schemes that a linear may be given a choice of, and different ones in all linears together.
     pub const MOST_OPTIONS: usize = 16;
+
+    /// Histograms of a linear: of its weights and of its inputs.
+    pub const MOST_HISTOGRAMS: usize = 2;
 }
 
 /// What a linear would cost at a scheme.
@@ -228,7 +231,7 @@ impl Histogram {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HistogramOf {
-    /// The weights, as they are quantized: equalized and rotated.
+    /// The weights, equalized and rotated, in steps of their scales.
     Weights,
     /// The inputs, rotated.
     Inputs,

@@ -1,6 +1,7 @@
 //! Weights of a pack's linears, rebuilt from tiles, and how far they are from others.
 
 mod deviation;
+mod histogram;
 mod lane;
 mod tiled;
 
@@ -9,6 +10,7 @@ use tessera_formats::pack::manifest::Input;
 use tessera_runtime::rotation::Rotation;
 
 pub use self::deviation::Deviation;
+pub use self::histogram::Steps;
 pub use self::lane::Lane;
 pub use self::tiled::{Panels, TiledLinear};
 

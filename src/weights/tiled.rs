@@ -176,17 +176,21 @@ impl<'a> TiledLinear<'a> {
         }
     }
 
+    /// The scale of a row in a segment.
+    pub fn scale(&self, row: usize, segment: usize) -> f32 {
+        let (matrix, n, count) = (row / self.n, row % self.n, self.segments.len());
+        let index = match self.scales.len() == self.matrices * count * self.n {
+            true => (matrix * count + segment) * self.n + n,
+            false => matrix,
+        };
+        self.scales[index]
+    }
+
     /// Turns what was unpacked into rotated weights, and these back into the quantizer's basis
     /// without the rotation: `values()[..k]` becomes w ⊘ v.
     pub fn rebuild(&self, row: usize, lane: &mut Lane) {
-        let (matrix, n) = (row / self.n, row % self.n);
-        let count = self.segments.len();
         for (segment, (columns, _)) in self.segments.iter().enumerate() {
-            let index = match self.scales.len() == self.matrices * count * self.n {
-                true => (matrix * count + segment) * self.n + n,
-                false => matrix,
-            };
-            lane.scale(self.engine, columns.clone(), self.scales[index]);
+            lane.scale(self.engine, columns.clone(), self.scale(row, segment));
         }
         let size = self.basis.rotation.size();
         self.basis.rotation.apply_transposed(&mut lane.values[..size], &mut lane.scratch);

@@ -10,7 +10,7 @@ use crate::report::pictures::layers::Class;
 use crate::report::pictures::{self, Picture};
 
 /// Histograms shown: of the linears with the most damage.
-const HISTOGRAMS: usize = 12;
+const HISTOGRAMS: usize = 8;
 
 /// A picture with its caption, in a frame that scrolls where the page is narrower.
 fn framed(picture: &Picture, class: &str, label: &str, caption: &Markup) -> Markup {
@@ -93,20 +93,26 @@ pub fn histograms(report: &Report) -> anyhow::Result<Markup> {
         .tensors
         .iter()
         .enumerate()
-        .filter_map(|(index, tensor)| Some((index, tensor, tensor.histogram.as_ref()?)))
+        .filter(|(_, tensor)| !tensor.histograms.is_empty())
         .collect();
-    order.sort_by(|(_, a, _), (_, b, _)| {
+    order.sort_by(|(_, a), (_, b)| {
         let damage = |damage: Option<f64>| damage.unwrap_or(f64::NEG_INFINITY);
         damage(b.damage).total_cmp(&damage(a.damage))
     });
     let mut shown = Vec::new();
-    for (index, tensor, histogram) in order.into_iter().take(HISTOGRAMS) {
-        let picture = pictures::histogram::histogram(index, histogram)?;
+    let linears = order.into_iter().take(HISTOGRAMS);
+    let numbered = linears.flat_map(|(index, tensor)| {
+        let of_linear = tensor.histograms.iter().enumerate();
+        of_linear.map(move |(which, histogram)| (index, which, tensor, histogram))
+    });
+    for (index, which, tensor, histogram) in numbered {
+        let place = format!("/tensors/{index}/histograms/{which}");
+        let picture = pictures::histogram::histogram(&place, histogram)?;
         let of = match histogram.of {
-            HistogramOf::Weights => "weights",
+            HistogramOf::Weights => "weights in steps of their scales",
             HistogramOf::Inputs => "rotated inputs",
         };
-        let field = |name: &str| format!("/tensors/{index}/histogram/{name}");
+        let field = |name: &str| format!("{place}/{name}");
         let label = format!("Magnitudes of the {of} of {}", escaped(&tensor.name));
         shown.push(html! {
             figure {

@@ -13,9 +13,9 @@ use crate::report::number::{Number, tick};
 /// Width and height, in pixels.
 const SIZE: (u32, u32) = (280, 170);
 
-/// The histogram of the linear of that number; `None` where it is of nothing.
+/// A histogram that stands at `field` of the JSON; `None` where it is of nothing.
 #[expect(clippy::cast_precision_loss, reason = "counts and bins, for a picture")]
-pub fn histogram(index: usize, histogram: &Histogram) -> anyhow::Result<Option<Picture>> {
+pub fn histogram(field: &str, histogram: &Histogram) -> anyhow::Result<Option<Picture>> {
     let Histogram { bin_width, counts, clip, .. } = histogram;
     let most = counts.iter().copied().max().unwrap_or(0);
     if most == 0 {
@@ -65,7 +65,7 @@ pub fn histogram(index: usize, histogram: &Histogram) -> anyhow::Result<Option<P
             marks.push(Mark {
                 place: [x - 4, top, x + 4, bottom],
                 title: "clip".to_owned(),
-                field: format!("/tensors/{index}/histogram/clip"),
+                field: format!("{field}/clip"),
                 number: Number::Figure(clip),
             });
         }
