@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use harness::{convert, errors, run, short_text, tessera, tiny_model, verify};
 use serde_json::Value;
+use tessera_formats::npu::Board;
 use tessera_formats::pack::PackReader;
 
 fn text(path: &Path) -> &str {
@@ -185,6 +186,16 @@ fn packs_are_as_good_as_asked() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("the least that was measured"), "{said}");
     assert!(!pack.exists());
+}
+
+/// The board in the book is the one that is taken where nothing is said.
+#[test]
+fn the_book_shows_a_board() {
+    let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/choosing.md");
+    let book = fs::read_to_string(book).unwrap();
+    let (_, after) = book.split_once("```json\n").unwrap();
+    let (shown, _) = after.split_once("```").unwrap();
+    assert_eq!(Board::parse(shown).unwrap(), Board::of_chip("rk3588").unwrap());
 }
 
 /// Rates by which only bytes cost anything, or submits too.

@@ -137,7 +137,8 @@ pub fn histograms(report: &Report) -> anyhow::Result<Markup> {
             } @else {
                 p.note {
                     "Magnitudes in the linears with the most damage, counts on a logarithmic scale. Beyond \
-                     the line, values are clipped."
+                     the line, values are clipped: 4-bit weights on the longer side of their row one \
+                     step later."
                 }
                 div.multiples { @for histogram in &shown { (histogram) } }
             }
