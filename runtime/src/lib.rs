@@ -8,6 +8,7 @@ pub mod linear;
 pub mod model;
 pub mod perplexity;
 pub mod quantize;
+pub mod rknn;
 pub mod rotation;
 pub mod simulator;
 pub mod tokenizer;

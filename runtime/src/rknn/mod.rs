@@ -1,0 +1,17 @@
+//! The NPU through the vendor's library, librknnrt: its interface, the library itself, memory that
+//! both sides see, and matmuls.
+
+pub mod abi;
+mod error;
+mod library;
+mod lock;
+mod matmul;
+mod memory;
+mod version;
+
+pub use error::RknnError;
+pub use library::{FOLDERS, LIBRARY, Library};
+pub use lock::NpuLock;
+pub use matmul::{Core, Matmul, Operand, Shape};
+pub use memory::{Arena, Slice};
+pub use version::{LEAST_VERSION, Version};
