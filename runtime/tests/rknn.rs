@@ -11,10 +11,16 @@ use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
 use tessera_runtime::rknn::{Arena, Core, Library, Matmul, Operand, RknnError, Shape, Slice};
 
-/// The stand-in, which cargo builds beside the tests.
+/// The stand-in, which `cargo test` builds beside the tests unless it is told to build one test alone.
 fn stand_in() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("examples/librknn_stand_in.so")
+    let path = test.parent().unwrap().parent().unwrap().join("examples/librknn_stand_in.so");
+    assert!(
+        path.exists(),
+        "no {}: cargo build -p tessera-runtime --example rknn_stand_in",
+        path.display()
+    );
+    path
 }
 
 fn library() -> Arc<Library> {
@@ -255,10 +261,17 @@ fn files_that_are_no_library_are_refused() {
     assert!(error.contains("install the vendor's runtime"), "{error}");
 }
 
-/// Runs itself with variables that plant faults.
-fn with_faults(variables: &[(&str, &str)]) -> String {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "faulty", "--ignored", "--nocapture"])
+/// What one of the tests below says in a process of its own, with variables that plant faults. Where cargo runs
+/// tests through an emulator, so is this.
+fn with_faults(test: &str, variables: &[(&str, &str)]) -> String {
+    let emulator = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER");
+    let emulator = emulator.ok().filter(|_| cfg!(target_arch = "aarch64")).unwrap_or_default();
+    let myself = std::env::current_exe().unwrap();
+    let mut words: Vec<_> =
+        emulator.split_whitespace().map(PathBuf::from).chain([myself]).collect();
+    let output = Command::new(words.remove(0))
+        .args(words)
+        .args(["--exact", test, "--ignored", "--nocapture"])
         .envs(variables.iter().copied())
         .output()
         .unwrap();
@@ -294,7 +307,7 @@ fn planted_faults_are_seen() {
         (&[("RKNN_STAND_IN_DOMAIN_BYTES", "4096")], "gave no memory"),
         (&[("RKNN_STAND_IN_DESCRIPTORS", "2")], "no file descriptors left"),
     ] {
-        let said = with_faults(variables);
+        let said = with_faults("faulty", variables);
         assert!(said.contains(words), "{variables:?}: {said}");
     }
 }
@@ -318,12 +331,7 @@ fn extreme() {
 #[test]
 fn sums_saturate_or_wrap() {
     for (fault, words) in [("", "said: 32767"), ("wrap", "said: -32768")] {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "extreme", "--ignored", "--nocapture"])
-            .env("RKNN_STAND_IN_FAULT", fault)
-            .output()
-            .unwrap();
-        let said = String::from_utf8(output.stdout).unwrap();
+        let said = with_faults("extreme", &[("RKNN_STAND_IN_FAULT", fault)]);
         assert!(said.contains(words), "{fault}: {said}");
     }
 }
