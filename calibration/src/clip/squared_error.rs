@@ -54,14 +54,34 @@ const BLOCK: usize = 256;
 /// nearest.
 const MANTISSA: f32 = 8_388_608.0;
 
+/// Bins of the table: what magnitudes of 23 bits have without their last 13.
+const TABLE_BINS: usize = 1 << (23 - UNIT_BITS);
+
+/// Number and sum of magnitudes, as `number << SUM_BITS | sum`, of positive elements and of negative
+/// ones, by bin.
+#[derive(Clone, Debug)]
+struct Table(Box<[[u64; 2]; TABLE_BINS]>);
+
+impl Default for Table {
+    fn default() -> Self {
+        Table(Box::new([[0; 2]; TABLE_BINS]))
+    }
+}
+
+/// What a candidate's error is made of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    /// `Σ q²` and `Σ v·q`, with as many levels on both sides.
+    squares: u64,
+    products: u64,
+    /// Number and sum of the magnitudes beyond the next threshold, of positive elements and of negative ones.
+    further: [(u64, u64); 2],
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scratch {
-    /// Number and sum of the magnitudes in each bin, as `number << SUM_BITS | sum`: those of positive
-    /// elements, then those of negative ones.
-    table: Vec<u64>,
-    /// Number and sum of the magnitudes in each bin and those above it, of positive elements and of
-    /// negative ones.
-    above: Vec<[(u64, u64); 2]>,
+    table: Table,
+    totals: Vec<Totals>,
 }
 
 /// The clip; negative where the scale is to be. `amax` is that of the row, at least 2^-100. Of the
@@ -94,21 +114,15 @@ fn search_histogram(
     two_sided: bool,
     scratch: &mut Scratch,
 ) -> (u8, bool) {
+    scratch.totals.clear();
+    scratch.totals.resize(usize::from(STEPS - LEAST_BY_HISTOGRAM) + 1, Totals::default());
     let bins = 2 * usize::from(qmax) * usize::from(STEPS);
-    tabulate(row, amax, bins, scratch);
+    for part in row.chunks(TABLE_ELEMENTS) {
+        tabulate(part, amax, bins, &mut scratch.table);
+        add_up(&scratch.table, qmax, &mut scratch.totals);
+    }
     let mut best = (i128::MAX, (STEPS, false));
-    for steps in (LEAST_BY_HISTOGRAM..=STEPS).rev() {
-        // Of the elements of each sign.
-        let at = |odd: u64| {
-            let edge = usize::from(steps) * usize::try_from(odd).unwrap_or(usize::MAX);
-            scratch.above.get(edge).copied().unwrap_or_default()
-        };
-        let (mut squares, mut products) = (0u64, 0u64);
-        for odd in (1..2 * u64::from(qmax)).step_by(2) {
-            let [(positives, positive_sum), (negatives, negative_sum)] = at(odd);
-            squares += odd * (positives + negatives);
-            products += positive_sum + negative_sum;
-        }
+    for (steps, totals) in (LEAST_BY_HISTOGRAM..=STEPS).rev().zip(&scratch.totals) {
         let mut consider = |squares: u64, products: u64, negative: bool| {
             let scale = i128::from(steps) << (UNIT_BITS + 1);
             let error = scale * (scale * i128::from(squares) - 2 * i128::from(products));
@@ -116,52 +130,67 @@ fn search_histogram(
                 best = (error, (steps, negative));
             }
         };
+        let Totals { squares, products, further } = totals;
         if two_sided {
             let odd = 2 * u64::from(qmax) + 1;
-            let [positive, negative] = at(odd);
+            let [positive, negative] = further;
             consider(squares + odd * negative.0, products + negative.1, false);
             consider(squares + odd * positive.0, products + positive.1, true);
         } else {
-            consider(squares, products, false);
+            consider(*squares, *products, false);
         }
     }
     best.1
 }
 
-/// Fills `scratch.above` for `bins` bins (and one for amax, which stands on the last edge).
-fn tabulate(row: &[f32], amax: f32, bins: usize, scratch: &mut Scratch) {
-    let Scratch { table, above } = scratch;
-    above.clear();
-    above.resize(bins + 1, [(0, 0); 2]);
+/// Fills the table for `bins` bins, and one for amax, which stands on the last edge: of each bin and
+/// those above it, the number and the sum of the magnitudes of positive elements, and of negative ones. A row
+/// that it can count has at most [`TABLE_ELEMENTS`].
+fn tabulate(row: &[f32], amax: f32, bins: usize, table: &mut Table) {
     #[expect(clippy::cast_precision_loss, reason = "at most 7 · 2^20, which f32 holds")]
     let factor = (bins << UNIT_BITS) as f32 / amax;
-    const SIDE: usize = 1 << (23 - UNIT_BITS);
-    let mut magnitudes = [0u32; BLOCK];
-    for part in row.chunks(TABLE_ELEMENTS) {
-        table.clear();
-        table.resize(2 * SIDE, 0);
-        for block in part.chunks(BLOCK) {
-            let magnitudes = &mut magnitudes[..block.len()];
-            for (magnitude, w) in magnitudes.iter_mut().zip(block) {
-                // The sign above 23 bits of magnitude.
-                let sign = (w.to_bits() >> 31) << 23;
-                *magnitude = (w.abs() * factor + MANTISSA).to_bits() & 0x007f_ffff | sign;
-            }
-            // As long as there are values of 24 bits without their last 13: always in range.
-            if let Ok(table) = <&mut [u64; 2 * SIDE]>::try_from(table.as_mut_slice()) {
-                for &magnitude in magnitudes.iter() {
-                    let entry = &mut table[(magnitude >> UNIT_BITS) as usize & (table.len() - 1)];
-                    *entry += (1 << SUM_BITS) | u64::from(magnitude & 0x007f_ffff);
-                }
-            }
+    let mut places = [0u32; BLOCK];
+    table.0[..=bins].fill([0; 2]);
+    for block in row.chunks(BLOCK) {
+        let places = &mut places[..block.len()];
+        for (place, w) in places.iter_mut().zip(block) {
+            // The sign below 23 bits of magnitude.
+            let magnitude = (w.abs() * factor + MANTISSA).to_bits() << 1 & 0x00ff_ffff;
+            *place = magnitude | w.to_bits() >> 31;
         }
-        for (side, table) in table.chunks_exact(SIDE).enumerate() {
-            let (mut number, mut sum) = (0, 0);
-            for (above, entry) in above.iter_mut().zip(table).rev() {
-                number += entry >> SUM_BITS;
-                sum += entry & ((1 << SUM_BITS) - 1);
-                above[side].0 += number;
-                above[side].1 += sum;
+        for &place in places.iter() {
+            let magnitude = place >> 1;
+            // 23 bits without their last 13: always in range.
+            let bin = &mut table.0[(magnitude >> UNIT_BITS) as usize & (TABLE_BINS - 1)];
+            bin[(place & 1) as usize] += (1 << SUM_BITS) | u64::from(magnitude);
+        }
+    }
+    let mut above = [0; 2];
+    for bin in table.0[..=bins].iter_mut().rev() {
+        above = [above[0] + bin[0], above[1] + bin[1]];
+        *bin = above;
+    }
+}
+
+/// Adds what a part of a row gives to the totals of every candidate, from the largest down.
+fn add_up(table: &Table, qmax: u8, totals: &mut [Totals]) {
+    const SUM: u64 = (1 << SUM_BITS) - 1;
+    for (steps, totals) in (usize::from(LEAST_BY_HISTOGRAM)..=usize::from(STEPS)).rev().zip(totals)
+    {
+        let mut edge = steps;
+        for odd in (1..2 * u64::from(qmax)).step_by(2) {
+            // Both signs together are no more than the table's elements.
+            let [positive, negative] = table.0[edge & (TABLE_BINS - 1)];
+            let both = positive + negative;
+            totals.squares += odd * (both >> SUM_BITS);
+            totals.products += both & SUM;
+            edge += 2 * steps;
+        }
+        let last = 2 * usize::from(qmax) * usize::from(STEPS);
+        if edge <= last {
+            for (further, entry) in totals.further.iter_mut().zip(table.0[edge]) {
+                further.0 += entry >> SUM_BITS;
+                further.1 += entry & SUM;
             }
         }
     }
