@@ -117,18 +117,21 @@ fn a_healthy_board_is_in_order() {
 }
 
 /// What is wrong in a tree, how it is planted, and what is to be found.
-type Case = (&'static str, fn(&Planted), &'static [&'static str]);
+type Case = (&'static str, Plant, &'static [&'static str]);
+
+/// A change to a tree.
+type Plant = fn(&Planted) -> &Planted;
 
 /// Trees that differ from the healthy one in one thing.
 const CASES: [Case; 33] = [
     (
         "no driver",
-        |p| drop(p.remove(&format!("{NPU}/driver")).remove("/sys/module/rknpu")),
+        |p| p.remove(&format!("{NPU}/driver")).remove("/sys/module/rknpu"),
         &["driver.vendor error"],
     ),
     (
         "driver loaded, but refused the device",
-        |p| drop(p.remove(&format!("{NPU}/driver"))),
+        |p| p.remove(&format!("{NPU}/driver")),
         &["driver.vendor error"],
     ),
     (
@@ -138,7 +141,7 @@ const CASES: [Case; 33] = [
                 .write("/sys/bus/platform/drivers/rocket/uevent", "")
                 .link("/sys/class/accel/accel0/device", &format!("{NPU}"))
                 .remove("/sys/module/rknpu")
-                .write("/proc/sys/kernel/osrelease", "6.18.2-edge-rockchip64\n");
+                .write("/proc/sys/kernel/osrelease", "6.18.2-edge-rockchip64\n")
         },
         &["driver.vendor error", "driver.mainline error", "kernel info"],
     ),
@@ -146,113 +149,103 @@ const CASES: [Case; 33] = [
         "NPU disabled in the device tree",
         |p| {
             p.write("/sys/firmware/devicetree/base/npu@fdab0000/status", "disabled\0")
-                .remove("/sys/bus/platform/devices/fdab0000.npu");
+                .remove("/sys/bus/platform/devices/fdab0000.npu")
         },
         &["npu.enabled error", "driver.vendor error"],
     ),
     (
         "driver 0.9.2",
-        |p| drop(p.write("/sys/module/rknpu/version", "0.9.2\n")),
+        |p| p.write("/sys/module/rknpu/version", "0.9.2\n"),
         &["driver.version error", "npu.domains info", "library.driver warning"],
     ),
     (
         "driver 0.9.6",
-        |p| drop(p.write("/sys/module/rknpu/version", "0.9.6\n")),
+        |p| p.write("/sys/module/rknpu/version", "0.9.6\n"),
         &["driver.version warning", "npu.domains info", "library.driver warning"],
     ),
     (
         "interrupts bypassed",
-        |p| drop(p.write("/sys/module/rknpu/parameters/bypass_irq_handler", "1\n")),
+        |p| p.write("/sys/module/rknpu/parameters/bypass_irq_handler", "1\n"),
         &["driver.parameters warning"],
     ),
-    ("IOMMU off", |p| drop(p.remove(&format!("{NPU}/iommu_group"))), &["npu.iommu warning"]),
+    ("IOMMU off", |p| p.remove(&format!("{NPU}/iommu_group")), &["npu.iommu warning"]),
     (
         "two cores",
-        |p| drop(p.write("/sys/kernel/debug/rknpu/load", "NPU load:  Core0:  0%, Core1:  0%,\n")),
+        |p| p.write("/sys/kernel/debug/rknpu/load", "NPU load:  Core0:  0%, Core1:  0%,\n"),
         &["npu.cores warning"],
     ),
     (
         "NPU at work",
-        |p| drop(p.replace("/sys/kernel/debug/rknpu/load", "Core1:  0%", "Core1: 73%")),
+        |p| p.replace("/sys/kernel/debug/rknpu/load", "Core1:  0%", "Core1: 73%"),
         &["npu.load warning"],
     ),
-    ("node for root only", |p| drop(p.mode(RENDER, 0o600)), &["nodes.permission error"]),
+    ("node for root only", |p| p.mode(RENDER, 0o600), &["nodes.permission error"]),
     (
         "user not in the group",
         |p| {
             let status =
                 "Uid:\t54321\t54321\t54321\t54321\nGid:\t54321\t54321\t54321\t54321\nGroups:\t4\n";
-            p.write("/proc/4242/status", status);
+            p.write("/proc/4242/status", status)
         },
         &["nodes.permission error"],
     ),
-    ("container without the node", |p| drop(p.remove("/dev/dri")), &["nodes.render error"]),
-    ("driver without a node", |p| drop(p.remove(&format!("{NPU}/drm"))), &["nodes.render error"]),
-    ("no library", |p| drop(p.remove("/usr/lib")), &["library.found error"]),
+    ("container without the node", |p| p.remove("/dev/dri"), &["nodes.render error"]),
+    ("driver without a node", |p| p.remove(&format!("{NPU}/drm")), &["nodes.render error"]),
+    ("no library", |p| p.remove("/usr/lib"), &["library.found error"]),
     (
         "dangling link",
-        |p| drop(p.link(LIBRARY, "/opt/rknn/librknnrt.so")),
+        |p| p.link(LIBRARY, "/opt/rknn/librknnrt.so"),
         &["library.found error", "library.api warning"],
     ),
     (
         "link to itself",
-        |p| drop(p.link(LIBRARY, "librknnrt.so")),
+        |p| p.link(LIBRARY, "librknnrt.so"),
         &["library.found error", "library.api warning"],
     ),
-    (
-        "library for x86-64",
-        |p| drop(p.library(LIBRARY, X86_64, "2.3.2")),
-        &["library.machine error"],
-    ),
+    ("library for x86-64", |p| p.library(LIBRARY, X86_64, "2.3.2"), &["library.machine error"]),
     (
         "a page instead of the library",
-        |p| drop(p.write(LIBRARY, "<!DOCTYPE html><title>404: not the file</title>")),
+        |p| p.write(LIBRARY, "<!DOCTYPE html><title>404: not the file</title>"),
         &["library.machine error"],
     ),
-    ("librknnrt 1.6.0", |p| drop(p.library(LIBRARY, AARCH64, "1.6.0")), &["library.version error"]),
+    ("librknnrt 1.6.0", |p| p.library(LIBRARY, AARCH64, "1.6.0"), &["library.version error"]),
     (
         "two versions",
-        |p| drop(p.library("/usr/local/lib/librknnrt.so", AARCH64, "2.0.0b0")),
+        |p| p.library("/usr/local/lib/librknnrt.so", AARCH64, "2.0.0b0"),
         &["library.copies warning", "library.api warning"],
     ),
     (
         "librknn_api of its own",
         |p| {
-            p.remove("/usr/lib/librknn_api.so").library(
-                "/usr/lib/librknn_api.so",
-                AARCH64,
-                "1.4.0",
-            );
+            p.remove("/usr/lib/librknn_api.so").library("/usr/lib/librknn_api.so", AARCH64, "1.4.0")
         },
         &["library.api warning"],
     ),
     (
         "another process",
-        |p| {
-            p.write("/proc/977/comm", "llama-server\n").link("/proc/977/fd/11", RENDER);
-        },
+        |p| p.write("/proc/977/comm", "llama-server\n").link("/proc/977/fd/11", RENDER),
         &["clients warning"],
     ),
     (
         "few open files",
-        |p| drop(p.replace("/proc/4242/limits", "65536  ", "1024   ")),
+        |p| p.replace("/proc/4242/limits", "65536  ", "1024   "),
         &["limits.files warning"],
     ),
     (
         "few open files in all",
-        |p| drop(p.write("/proc/sys/fs/file-nr", "61000\t0\t65536\n")),
+        |p| p.write("/proc/sys/fs/file-nr", "61000\t0\t65536\n"),
         &["limits.system_files warning"],
     ),
     (
         "little memory",
-        |p| drop(p.replace("/proc/meminfo", "14000000", "400000")),
+        |p| p.replace("/proc/meminfo", "14000000", "400000"),
         &["memory.available warning"],
     ),
     (
         "NPU saves power",
         |p| {
             p.write(&format!("{DEVFREQ}/governor"), "powersave\n")
-                .write(&format!("{DEVFREQ}/cur_freq"), "300000000\n");
+                .write(&format!("{DEVFREQ}/cur_freq"), "300000000\n")
         },
         &["clocks.npu warning"],
     ),
@@ -260,7 +253,7 @@ const CASES: [Case; 33] = [
         "NPU capped",
         |p| {
             p.write(&format!("{DEVFREQ}/max_freq"), "600000000\n")
-                .write(&format!("{DEVFREQ}/cur_freq"), "600000000\n");
+                .write(&format!("{DEVFREQ}/cur_freq"), "600000000\n")
         },
         &["clocks.npu warning"],
     ),
@@ -269,7 +262,7 @@ const CASES: [Case; 33] = [
         |p| {
             let policy = "/sys/devices/system/cpu/cpufreq/policy4";
             p.write(&format!("{policy}/scaling_max_freq"), "1200000\n")
-                .write(&format!("{policy}/scaling_cur_freq"), "1200000\n");
+                .write(&format!("{policy}/scaling_cur_freq"), "1200000\n")
         },
         &["clocks.cpu warning"],
     ),
@@ -277,26 +270,18 @@ const CASES: [Case; 33] = [
         "DDR slow",
         |p| {
             p.write("/sys/class/devfreq/dmc/governor", "userspace\n")
-                .write("/sys/class/devfreq/dmc/cur_freq", "528000000\n");
+                .write("/sys/class/devfreq/dmc/cur_freq", "528000000\n")
         },
         &["clocks.ddr warning"],
     ),
-    (
-        "warm",
-        |p| drop(p.write("/sys/class/thermal/thermal_zone6/temp", "84000\n")),
-        &["thermal warning"],
-    ),
-    (
-        "hot",
-        |p| drop(p.write("/sys/class/thermal/thermal_zone6/temp", "96000\n")),
-        &["thermal error"],
-    ),
+    ("warm", |p| p.write("/sys/class/thermal/thermal_zone6/temp", "84000\n"), &["thermal warning"]),
+    ("hot", |p| p.write("/sys/class/thermal/thermal_zone6/temp", "96000\n"), &["thermal error"]),
     (
         "above a low critical point",
         |p| {
             p.write("/sys/class/thermal/thermal_zone6/temp", "71000\n")
                 .write("/sys/class/thermal/thermal_zone6/trip_point_0_type", "critical\n")
-                .write("/sys/class/thermal/thermal_zone6/trip_point_0_temp", "70000\n");
+                .write("/sys/class/thermal/thermal_zone6/trip_point_0_temp", "70000\n")
         },
         &["thermal error"],
     ),
@@ -350,19 +335,19 @@ fn what_is_normal_is_no_reason_to_fail() {
 
 #[test]
 fn fixes_name_what_is_to_be_done() {
-    let fix = |plant: fn(&Planted), id: &str| {
+    let fix = |plant: Plant, id: &str| {
         let planted = Planted::rk3588();
         plant(&planted);
         let (report, _) = examine(&planted);
         finding(&report, id)["fix"].as_str().unwrap().to_owned()
     };
-    let group: fn(&Planted) = |p| drop(p.replace("/proc/4242/status", "Groups:\t4 ", "Gone:\t4 "));
+    let group: Plant = |p| p.replace("/proc/4242/status", "Groups:\t4 ", "Gone:\t4 ");
     assert!(fix(group, "nodes.permission").contains("sudo usermod -aG render $USER"));
-    let rule = fix(|p| drop(p.mode(RENDER, 0o600)), "nodes.permission");
+    let rule = fix(|p| p.mode(RENDER, 0o600), "nodes.permission");
     assert!(rule.contains("/etc/udev/rules.d/99-rknpu.rules"), "{rule}");
-    let hard: fn(&Planted) = |p| drop(p.replace("/proc/4242/limits", "65536  ", "1024   "));
+    let hard: Plant = |p| p.replace("/proc/4242/limits", "65536  ", "1024   ");
     assert!(fix(hard, "limits.files").starts_with("ulimit -n 65536 "));
-    let soft: fn(&Planted) = |p| {
+    let soft: Plant = |p| {
         p.replace("/proc/4242/limits", "65536  ", "1024   ").replace(
             "/proc/4242/limits",
             "1048576",
@@ -370,11 +355,9 @@ fn fixes_name_what_is_to_be_done() {
         );
     };
     assert!(fix(soft, "limits.files").contains("/etc/security/limits.d/"));
-    let dangling = fix(|p| drop(p.link(LIBRARY, "/gone.so")), "library.found");
+    let dangling = fix(|p| p.link(LIBRARY, "/gone.so"), "library.found");
     assert!(dangling.starts_with("sudo rm /usr/lib/librknnrt.so && sudo curl "), "{dangling}");
-    let user: fn(&Planted) = |p| {
-        p.write("/proc/977/comm", "x; reboot\n").link("/proc/977/fd/11", RENDER);
-    };
+    let user: Plant = |p| p.write("/proc/977/comm", "x; reboot\n").link("/proc/977/fd/11", RENDER);
     assert_eq!(fix(user, "clients"), "sudo kill 977   # or wait until it ends");
 }
 
