@@ -139,7 +139,7 @@ const CASES: [Case; 33] = [
         |p| {
             p.link(&format!("{NPU}/driver"), "../../../bus/platform/drivers/rocket")
                 .write("/sys/bus/platform/drivers/rocket/uevent", "")
-                .link("/sys/class/accel/accel0/device", &format!("{NPU}"))
+                .link("/sys/class/accel/accel0/device", NPU)
                 .remove("/sys/module/rknpu")
                 .write("/proc/sys/kernel/osrelease", "6.18.2-edge-rockchip64\n")
         },
@@ -321,7 +321,6 @@ fn what_is_normal_is_no_reason_to_fail() {
         "clocks.ddr info",
         "clocks.idle info",
         "clocks.npu info",
-        "npu.cores info",
         "npu.load info",
         "npu.sram info",
     ];
@@ -331,6 +330,34 @@ fn what_is_normal_is_no_reason_to_fail() {
     let fix =
         format!("  fix: echo performance | sudo tee {DEVFREQ}/governor   # before measuring\n");
     assert!(text.contains(&fix), "{text}");
+}
+
+#[test]
+fn the_page_shows_what_is_printed() {
+    let planted = Planted::rk3588();
+    planted
+        .link(LIBRARY, "/opt/rknn/librknnrt.so")
+        .remove("/usr/lib/librknn_api.so")
+        .replace("/proc/4242/limits", "65536  ", "1024   ")
+        .write(&format!("{DEVFREQ}/governor"), "rknpu_ondemand\n")
+        .write(&format!("{DEVFREQ}/cur_freq"), "300000000\n");
+    let (_, text) = examine(&planted);
+    let (shown, _) = text.split_once(" in order\n").unwrap();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/doctor.md"));
+    assert!(page.unwrap().contains(&format!("```text\n{shown}…\n```\n")), "{shown}");
+}
+
+#[test]
+fn what_needs_root_names_the_command() {
+    let planted = Planted::rk3588();
+    planted.remove("/sys/kernel/debug/rknpu").remove("/sys/module/rknpu/version");
+    let expected = ["driver.version info", "npu.domains info", "npu.load info", "npu.sram info"];
+    let (report, _) = complains("debugfs not mounted", &planted, &expected);
+    let fix = "sudo mount -t debugfs none /sys/kernel/debug && sudo tessera doctor";
+    assert_eq!(finding(&report, "npu.load")["fix"], fix);
+    planted.write("/proc/rknpu/version", "RKNPU driver: v0.9.8\n");
+    planted.write("/proc/rknpu/load", "NPU load:  Core0:  0%, Core1:  0%, Core2:  0%,\n");
+    complains("driver with files in /proc", &planted, &["npu.sram info"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ Exit code 0 means that nothing is wrong, 1 that there is a warning or an error. 
 Some files are for root only: what could not be checked without them is told.
 
 Examples:
-  tessera doctor                  on the board: what is wrong, why it matters, the command that fixes it
+  tessera doctor                  what is wrong, why it matters, and the command that fixes it
   sudo tessera doctor --json      everything, for a program
   tessera doctor --root /host     in a container, where the board's files are in this folder")]
 pub struct DoctorArguments {

@@ -79,6 +79,7 @@ const ADDRESS: &str = "fdab0000.";
 const DEVICES: &str = "/sys/bus/platform/devices";
 const MODULE: &str = "/sys/module/rknpu";
 const DEBUG: &str = "/sys/kernel/debug/rknpu";
+const DRIVERS: &str = "/sys/bus/platform/drivers/RKNPU";
 
 /// Advice to those without the vendor's driver.
 const INSTALL: &str = "boot the vendor's kernel: on Armbian `sudo apt install linux-image-vendor-rk35xx \
@@ -105,7 +106,10 @@ impl Driver {
     /// Looks which driver has the NPU.
     pub fn find(system: &System) -> Self {
         let names = system.list(DEVICES).unwrap_or_default();
-        let npu = names.into_iter().find(|name| name.starts_with(ADDRESS));
+        let npu = names.into_iter().find(|name| name.starts_with(ADDRESS)).or_else(|| {
+            let bound = system.list(DRIVERS).unwrap_or_default();
+            bound.into_iter().find(|name| system.exists(format!("{DEVICES}/{name}")))
+        });
         let device = npu.map(|name| format!("{DEVICES}/{name}"));
         let bound = device.as_ref().and_then(|device| system.end(format!("{device}/driver")));
         let accel = "/sys/class/accel";
@@ -133,9 +137,9 @@ impl Driver {
         let mut findings = vec![self.vendor(system), self.mainline()];
         if self.is_vendors() {
             findings.extend([
-                self.version_finding(),
+                self.version_finding(system),
                 parameters(system),
-                cores(system),
+                self.cores(system),
                 self.iommu(system),
                 self.domains(),
                 sram(system),
@@ -169,7 +173,7 @@ impl Driver {
         }
     }
 
-    fn version_finding(&self) -> Finding {
+    fn version_finding(&self, system: &System) -> Finding {
         match &self.version {
             Ok((version, path)) => {
                 let value = format!("{version} ({path})");
@@ -179,10 +183,29 @@ impl Driver {
                     _ => VERSION.ok(value),
                 }
             }
-            Err((path, unread @ Unread::Denied)) => VERSION.unread(path, unread),
-            Err((path, unread)) => VERSION
-                .unread(path, unread)
-                .with_fix("sudo mount -t debugfs none /sys/kernel/debug && sudo tessera doctor"),
+            Err((path, unread)) => unread_of(system, &VERSION, path, unread),
+        }
+    }
+
+    /// Counts cores by what the driver says of them, or else by their interrupts in the device tree.
+    fn cores(&self, system: &System) -> Finding {
+        let named = || {
+            let names = self.device.as_ref()?;
+            let names = system.strings(format!("{names}/of_node/interrupt-names")).ok()?;
+            Some(names.iter().filter(|name| name.starts_with("npu")).count())
+        };
+        let count = match (loads(system), named()) {
+            (Ok(loads), _) => loads.len(),
+            (Err(_), Some(count)) if count > 0 => count,
+            (Err((path, unread)), _) => return unread_of(system, &CORES, &path, &unread),
+        };
+        match count >= CORE_COUNT {
+            true => CORES.ok(count.to_string()),
+            false => CORES.warning(
+                format!("{count} of {CORE_COUNT}"),
+                "install the device tree that belongs to the kernel (`rknpu` has three cores in it), and \
+                 reboot",
+            ),
         }
     }
 
@@ -224,6 +247,18 @@ fn version(system: &System) -> Result<(Version, String), (String, Unread)> {
         }
     }
     Err(failure.unwrap_or_else(|| (MODULE.to_owned(), Unread::Missing)))
+}
+
+/// A file of debugfs that cannot be read; where none is there, debugfs is not mounted.
+fn unread_of(system: &System, check: &Check, path: &str, unread: &Unread) -> Finding {
+    let finding = check.unread(path, unread);
+    let mounted = !matches!(system.list("/sys/kernel/debug"), Ok(names) if names.is_empty());
+    match (unread, mounted) {
+        (Unread::Missing, false) => {
+            finding.with_fix("sudo mount -t debugfs none /sys/kernel/debug && sudo tessera doctor")
+        }
+        _ => finding,
+    }
 }
 
 fn parameters(system: &System) -> Finding {
@@ -270,17 +305,6 @@ fn loads(system: &System) -> Result<Vec<u64>, (String, Unread)> {
     Err(failure.unwrap_or_else(|| (DEBUG.to_owned(), Unread::Missing)))
 }
 
-fn cores(system: &System) -> Finding {
-    match loads(system) {
-        Ok(loads) if loads.len() >= CORE_COUNT => CORES.ok(loads.len().to_string()),
-        Ok(loads) => CORES.warning(
-            format!("{} of {CORE_COUNT}", loads.len()),
-            "install the device tree that belongs to the kernel (`rknpu` has three cores in it), and reboot",
-        ),
-        Err((path, unread)) => CORES.unread(&path, &unread),
-    }
-}
-
 fn load(system: &System) -> Finding {
     match loads(system) {
         Ok(loads) => {
@@ -293,7 +317,7 @@ fn load(system: &System) -> Finding {
                 ),
             }
         }
-        Err((path, unread)) => LOAD.unread(&path, &unread),
+        Err((path, unread)) => unread_of(system, &LOAD, &path, &unread),
     }
 }
 
@@ -302,7 +326,7 @@ fn sram(system: &System) -> Finding {
     let path = format!("{DEBUG}/mm");
     let text = match system.text(&path) {
         Ok(text) => text,
-        Err(unread) => return SRAM.unread(&path, &unread),
+        Err(unread) => return unread_of(system, &SRAM, &path, &unread),
     };
     let unit = text.split_once("1bit = ").and_then(|(_, rest)| rest.split_once("KB"));
     let Some(unit) = unit.and_then(|(unit, _)| unit.parse::<usize>().ok()) else {

@@ -78,7 +78,10 @@ fn files(system: &System) -> Finding {
         return FILES.info(format!("not checked: {LIMITS} does not tell"));
     };
     if soft >= NEEDED {
-        return FILES.ok(soft.to_string());
+        return FILES.ok(match soft {
+            u64::MAX => "unlimited".to_owned(),
+            soft => soft.to_string(),
+        });
     }
     let value = format!("{soft} (up to {hard} without root), {NEEDED} are needed");
     match hard >= NEEDED {

@@ -12,6 +12,12 @@ pub const AARCH64: u8 = 183;
 /// `e_machine` of x86-64.
 pub const X86_64: u8 = 62;
 
+/// The NPU's device.
+const NPU: &str = "/sys/devices/platform/fdab0000.npu";
+
+/// Its node in the device tree.
+const NODE: &str = "npu@fdab0000";
+
 /// A planted root folder. Paths are absolute ones of it.
 pub struct Planted {
     folder: TempDir,
@@ -100,7 +106,7 @@ impl Planted {
         self.link("/proc/device-tree", base)
             .write(&format!("{base}/compatible"), "xunlong,orangepi-5-plus\0rockchip,rk3588\0")
             .write(&format!("{base}/model"), "Orange Pi 5 Plus\0")
-            .write(&format!("{base}/npu@fdab0000/status"), "okay\0")
+            .write(&format!("{base}/{NODE}/status"), "okay\0")
             .write("/proc/sys/kernel/osrelease", "6.1.115-vendor-rk35xx\n")
     }
 
@@ -132,8 +138,13 @@ impl Planted {
         }
         self.write("/sys/kernel/iommu_groups/0/type", "DMA\n")
             .link(
-                "/sys/devices/platform/fdab0000.npu/iommu_group",
+                &format!("{NPU}/iommu_group"),
                 "../../../kernel/iommu_groups/0",
+            )
+            .link(&format!("{NPU}/of_node"), &format!("../../../firmware/devicetree/base/{NODE}"))
+            .write(
+                &format!("/sys/firmware/devicetree/base/{NODE}/interrupt-names"),
+                "npu0_irq\0npu1_irq\0npu2_irq\0",
             )
             .write("/sys/module/rknpu/version", "0.9.8\n")
             .write("/sys/module/rknpu/parameters/bypass_irq_handler", "0\n")
@@ -155,12 +166,13 @@ impl Planted {
         let mut bytes = vec![0x7f, b'E', b'L', b'F', 2, 1, 1];
         bytes.resize(18, 0);
         bytes.extend([machine, 0]);
-        bytes.resize(300_000, 0x90);
+        bytes.resize(65_000, 0x90);
         bytes.extend(b"\0I RKNN: librknnrt version: %s\0");
+        bytes.resize(65_526, 0x90);
         bytes.extend(
             format!("librknnrt version: {version} (429f97ae6b@2025-04-09T09:09:27)\0").bytes(),
         );
-        bytes.resize(400_000, 0);
+        bytes.resize(80_000, 0);
         self.write(path, bytes)
     }
 
