@@ -348,6 +348,31 @@ fn the_page_shows_what_is_printed() {
 }
 
 #[test]
+fn the_loader_passes_over_other_libraries() {
+    let planted = Planted::rk3588();
+    let arm32 = "/usr/lib/arm-linux-gnueabihf";
+    planted
+        .library(&format!("{arm32}/librknnrt.so"), 40, "1.5.2")
+        .write("/etc/ld.so.conf.d/arm-linux-gnueabihf.conf", format!("{arm32}\n"));
+    let (report, _) = complains("32-bit library beside", &planted, &[]);
+    assert_eq!(finding(&report, "library.found")["value"], LIBRARY);
+    planted.link("/usr/local/lib/librknnrt.so", "/opt/gone.so");
+    let (report, _) = complains("broken link beside", &planted, &["library.copies warning"]);
+    let fix = "sudo rm /usr/local/lib/librknnrt.so && sudo ldconfig";
+    assert_eq!(finding(&report, "library.copies")["fix"], fix);
+    let details = [
+        "/usr/lib/arm-linux-gnueabihf/librknnrt.so: 1.5.2, 32-bit ARM",
+        "/usr/local/lib/librknnrt.so: is not there",
+        "/usr/lib/librknnrt.so: 2.3.2, 64-bit ARM",
+    ];
+    assert_eq!(finding(&report, "library.copies")["details"], serde_json::json!(details));
+    // What is no library at all is an error of the loader.
+    planted.remove("/usr/local/lib/librknnrt.so").write("/usr/local/lib/librknnrt.so", "404");
+    let expected = ["library.machine error", "library.copies warning"];
+    complains("no library before", &planted, &expected);
+}
+
+#[test]
 fn what_needs_root_names_the_command() {
     let planted = Planted::rk3588();
     planted.remove("/sys/kernel/debug/rknpu").remove("/sys/module/rknpu/version");
@@ -383,7 +408,7 @@ fn fixes_name_what_is_to_be_done() {
     };
     assert!(fix(soft, "limits.files").contains("/etc/security/limits.d/"));
     let dangling = fix(|p| p.link(LIBRARY, "/gone.so"), "library.found");
-    assert!(dangling.starts_with("sudo rm /usr/lib/librknnrt.so && sudo curl "), "{dangling}");
+    assert!(dangling.contains(" && sudo rm /usr/lib/librknnrt.so && sudo install "), "{dangling}");
     let user: Plant = |p| p.write("/proc/977/comm", "x; reboot\n").link("/proc/977/fd/11", RENDER);
     assert_eq!(fix(user, "clients"), "sudo kill 977   # or wait until it ends");
 }

@@ -5,7 +5,7 @@ mod search;
 
 use std::path::Path;
 
-use self::elf::Library;
+use self::elf::{Library, Machine};
 use self::search::Copy;
 use super::driver::Driver;
 use super::finding::{Check, Finding};
@@ -80,7 +80,9 @@ const SOURCE: &str = "https://github.com/airockchip/rknn-toolkit2/raw/master/rkn
 /// The command that installs the vendor's library, in place of the file at `old`.
 fn install(old: Option<&Path>) -> String {
     let remove = old.and_then(plain).map_or(String::new(), |old| format!("sudo rm {old} && "));
-    format!("{remove}sudo curl -fL -o /usr/lib/librknnrt.so {SOURCE} && sudo ldconfig")
+    format!(
+        "curl -fLO {SOURCE} && {remove}sudo install -m 755 librknnrt.so /usr/lib/ && sudo ldconfig"
+    )
 }
 
 /// A path that can stand in a command.
@@ -89,25 +91,30 @@ fn plain(path: &Path) -> Option<&str> {
     path.to_str().filter(|path| path.len() <= 200 && path.chars().all(is_plain))
 }
 
+/// A copy of the library, and what is in it.
+type Held = (Copy, Result<Library, Unread>);
+
 /// What is to be said of the library.
 pub fn findings(system: &System, driver: &Driver) -> Vec<Finding> {
     let folders = search::folders(system);
-    let copies = search::copies(system, &folders, NAME);
+    let copies: Vec<Held> = search::copies(system, &folders, NAME)
+        .into_iter()
+        .map(|copy| {
+            let library = copy.end.clone().and_then(|end| Library::read(system, &end, MARK));
+            (copy, library)
+        })
+        .collect();
     let mut findings = Vec::new();
-    let first = match copies.first() {
-        None => {
-            findings.push(FOUND.error("not found", install(None)));
-            None
+    match copies.iter().find(|(_, library)| is_taken(library)).or(copies.first()) {
+        None => findings.push(FOUND.error("not found", install(None))),
+        Some((copy, Err(unread))) => findings.push(unusable(system, copy, unread)),
+        Some((copy, Ok(library))) => {
+            findings.push(FOUND.ok(copy.shown()));
+            findings.extend(of_library(library, driver, install(Some(&copy.path))));
         }
-        Some(copy) => found(system, copy, &mut findings).map(|library| (copy, library)),
-    };
-    if let Some((copy, library)) = first {
-        findings.extend(of_library(&library, driver, install(Some(&copy.path))));
     }
-    if copies.len() > 1 {
-        findings.push(several(system, &copies));
-    } else if !copies.is_empty() {
-        findings.push(COPIES.ok("1"));
+    if !copies.is_empty() {
+        findings.push(several(&copies));
     }
     findings.push(api(system, &search::copies(system, &folders, "librknn_api.so"), &copies));
     let rkllm = search::copies(system, &folders, "librkllmrt.so");
@@ -118,30 +125,22 @@ pub fn findings(system: &System, driver: &Driver) -> Vec<Finding> {
     findings
 }
 
-/// Looks at the copy that the loader takes.
-fn found(system: &System, copy: &Copy, findings: &mut Vec<Finding>) -> Option<Library> {
-    match read(system, copy) {
-        Ok(library) => {
-            findings.push(FOUND.ok(copy.shown()));
-            Some(library)
-        }
-        Err(unread) => {
-            let path = copy.path.display();
-            let fix = install(Some(&copy.path));
-            findings.push(match (system.link(&copy.path), unread) {
-                (Ok(Some(target)), Unread::Missing) => {
-                    let target = target.display();
-                    FOUND.error(format!("{path} is a link to {target}, which is not there"), fix)
-                }
-                (_, unread) => FOUND.error(format!("{path}: {unread}"), fix),
-            });
-            None
-        }
-    }
+/// Whether the loader stops at a file: it passes over what it cannot open and what is for another machine,
+/// and fails at what is no library.
+fn is_taken(library: &Result<Library, Unread>) -> bool {
+    library.as_ref().is_ok_and(|library| library.machine.is_none_or(Machine::is_boards))
 }
 
-fn read(system: &System, copy: &Copy) -> Result<Library, Unread> {
-    Library::read(system, copy.end.as_deref().map_err(Clone::clone)?, MARK)
+/// A copy that cannot be opened.
+fn unusable(system: &System, copy: &Copy, unread: &Unread) -> Finding {
+    let path = copy.path.display();
+    let value = match (system.link(&copy.path), unread) {
+        (Ok(Some(target)), Unread::Missing) => {
+            format!("{path} is a link to {}, which is not there", target.display())
+        }
+        _ => format!("{path}: {unread}"),
+    };
+    FOUND.error(value, install(Some(&copy.path)))
 }
 
 fn of_library(library: &Library, driver: &Driver, fix: String) -> Vec<Finding> {
@@ -175,34 +174,50 @@ fn of_library(library: &Library, driver: &Driver, fix: String) -> Vec<Finding> {
     findings
 }
 
-/// Several copies: whether they are of one version.
-fn several(system: &System, copies: &[Copy]) -> Finding {
-    let versions: Vec<_> =
-        copies.iter().map(|copy| read(system, copy).ok().and_then(|l| l.version)).collect();
-    let details = copies.iter().zip(&versions).map(|(copy, version)| {
-        let version = version.map_or("no version".to_owned(), |version| version.to_string());
-        format!("{}: {version}", copy.shown())
+/// Whether there is one version, and nothing broken beside it. Libraries for other machines are no copies.
+fn several(copies: &[Held]) -> Finding {
+    let details = copies.iter().map(|(copy, library)| {
+        let what = match library {
+            Ok(Library { version: Some(version), machine: Some(machine) }) => {
+                format!("{version}, {}", machine.name())
+            }
+            Ok(_) => "no version".to_owned(),
+            Err(unread) => unread.to_string(),
+        };
+        format!("{}: {what}", copy.shown())
     });
-    let same = versions.windows(2).all(|pair| pair[0] == pair[1]);
-    let value = copies.len().to_string();
-    match same {
-        true => COPIES.ok(format!("{value} of the same version")),
-        false => COPIES.warning(
-            format!("{value}, of different versions; the first is loaded"),
-            "find / -xdev -name librknnrt.so 2>/dev/null   # keep /usr/lib/librknnrt.so, remove the others, \
-             then `sudo ldconfig`",
+    let versions: Vec<_> = copies
+        .iter()
+        .filter(|(_, library)| is_taken(library))
+        .map(|(_, library)| library.as_ref().ok().and_then(|library| library.version))
+        .collect();
+    let broken = copies.iter().find(|(_, library)| library.is_err());
+    let finding = match broken.filter(|_| copies.len() > 1) {
+        _ if versions.windows(2).any(|pair| pair[0] != pair[1]) => COPIES.warning(
+            format!("{}, of different versions; the first is loaded", versions.len()),
+            "find / -xdev -name librknnrt.so 2>/dev/null   # keep the newest in /usr/lib, remove the \
+             others, then `sudo ldconfig`",
         ),
-    }
-    .with_details(details)
+        Some((copy, _)) => COPIES.warning(
+            "one cannot be opened",
+            match plain(&copy.path) {
+                Some(path) => format!("sudo rm {path} && sudo ldconfig"),
+                None => "remove it, then `sudo ldconfig`".to_owned(),
+            },
+        ),
+        None if versions.len() > 1 => COPIES.ok(format!("{} of the same version", versions.len())),
+        None => COPIES.ok(versions.len().to_string()),
+    };
+    if copies.len() > 1 { finding.with_details(details) } else { finding }
 }
 
 /// The old name: nothing, or a link to the library.
-fn api(system: &System, old: &[Copy], copies: &[Copy]) -> Finding {
+fn api(system: &System, old: &[Copy], copies: &[Held]) -> Finding {
     const LINK: &str = "sudo ln -sf librknnrt.so /usr/lib/librknn_api.so && sudo ldconfig";
     let Some(copy) = old.first() else {
         return API.ok("not installed");
     };
-    let ends = |end: &Path| copies.iter().any(|copy| copy.end.as_deref() == Ok(end));
+    let ends = |end: &Path| copies.iter().any(|(copy, _)| copy.end.as_deref() == Ok(end));
     match &copy.end {
         Ok(end) if ends(end) => API.ok(copy.shown()),
         Ok(_) => match Library::read(system, &copy.path, MARK) {
