@@ -89,6 +89,8 @@ fn of_board(system: &System, board: &Board) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -97,5 +99,27 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), CHECKS.len());
+    }
+
+    /// What every Linux system has is read from the one that the tests run on.
+    #[test]
+    fn the_running_system_is_read() {
+        let system = System::below(Path::new("/")).unwrap();
+        assert!(Process::read(&system).known);
+        let mut findings = process::limits(&system);
+        findings.extend(memory::findings(&system).into_iter().take(1));
+        for finding in findings {
+            assert_ne!(finding.severity, Severity::Info, "{finding:?}");
+        }
+        clocks::findings(&system);
+        thermal::findings(&system);
+
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().canonicalize().unwrap().to_str().unwrap().to_owned();
+        let nodes = Nodes { work: vec![path], cards: Vec::new() };
+        let clients = clients::findings(&system, &nodes).remove(0);
+        assert_eq!(clients.severity, Severity::Warning, "{clients:?}");
+        let pid = format!("{} ", std::process::id());
+        assert!(clients.details.iter().any(|client| client.starts_with(&pid)), "{clients:?}");
     }
 }
