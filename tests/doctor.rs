@@ -348,6 +348,30 @@ fn the_page_shows_what_is_printed() {
 }
 
 #[test]
+fn what_is_for_root_is_told() {
+    let planted = Planted::rk3588();
+    let closed = ["/sys/kernel/debug", "/proc/1/fd"];
+    for path in closed {
+        planted.mode(path, 0);
+    }
+    if fs::read_dir(planted.place(closed[0])).is_ok() {
+        println!("skipped: this user may read everything");
+        return;
+    }
+    let expected = ["npu.load info", "npu.sram info", "clients info"];
+    let (report, _) = complains("closed folders", &planted, &expected);
+    for path in closed {
+        planted.mode(path, 0o700);
+    }
+    for id in ["npu.load", "npu.sram", "clients"] {
+        assert_eq!(finding(&report, id)["fix"], "sudo tessera doctor", "{id}");
+    }
+    let value = "not checked: /sys/kernel/debug/rknpu/load: permission denied";
+    assert_eq!(finding(&report, "npu.load")["value"], value);
+    assert_eq!(finding(&report, "clients")["value"], "none seen; 1 process could not be looked at");
+}
+
+#[test]
 fn the_loader_passes_over_other_libraries() {
     let planted = Planted::rk3588();
     let arm32 = "/usr/lib/arm-linux-gnueabihf";
