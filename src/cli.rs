@@ -1,5 +1,6 @@
 //! Arguments of every command.
 
+mod doctor;
 mod sensitivity;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use crate::models::{Device, ModelSpec};
 use crate::options::Overrides;
 use crate::rotate::MatrixType;
 use crate::size;
+pub use doctor::DoctorArguments;
 pub use sensitivity::SensitivityArguments;
 
 /// Offline model conversion and quantization for the Rockchip RK3588 NPU
@@ -53,6 +55,8 @@ pub enum Command {
     Report(ReportArguments),
     /// Let a model continue a prompt
     Run(RunArguments),
+    /// Check that a board is ready to run packs, and say how to fix what is not
+    Doctor(DoctorArguments),
     /// Print a shell completion script
     Completions {
         /// Shell to complete for

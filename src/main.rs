@@ -7,6 +7,7 @@ mod commands;
 mod completion;
 mod convert;
 mod diff;
+mod doctor;
 mod eval;
 mod exit;
 mod hash;

@@ -4,6 +4,7 @@ mod calibrate;
 mod completions;
 mod convert;
 mod diff;
+mod doctor;
 mod eval;
 mod inspect;
 mod man;
@@ -52,6 +53,7 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions { shell } => completions::run(shell),
         Command::Man { directory } => man::run(&directory),
     }
