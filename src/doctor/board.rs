@@ -2,7 +2,7 @@
 
 use super::finding::{Check, Finding};
 use super::system::{System, Unread};
-use super::version::Version;
+use tessera_runtime::rknn::Version;
 
 /// The chip.
 pub const SOC: Check =

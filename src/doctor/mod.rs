@@ -12,7 +12,6 @@ mod process;
 mod report;
 mod system;
 mod thermal;
-mod version;
 
 use self::board::Board;
 use self::driver::Driver;

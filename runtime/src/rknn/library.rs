@@ -10,9 +10,15 @@ use super::{LEAST_VERSION, RknnError, Version};
 /// What the library's file is called.
 pub const LIBRARY: &str = "librknnrt.so";
 
-/// Folders where it is looked for.
-pub const FOLDERS: [&str; 5] =
-    ["/usr/lib", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/lib", "/usr/local/lib"];
+/// Folders where it is looked for whatever the loader's configuration says, in this order.
+pub const FOLDERS: [&str; 6] = [
+    "/usr/lib",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/lib",
+    "/lib/aarch64-linux-gnu",
+    "/usr/local/lib",
+];
 
 /// A librknnrt of version 2.0 or later.
 #[derive(Debug)]

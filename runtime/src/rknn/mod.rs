@@ -14,4 +14,4 @@ pub use library::{FOLDERS, LIBRARY, Library};
 pub use lock::NpuLock;
 pub use matmul::{Core, Matmul, Operand, Shape};
 pub use memory::{Arena, Slice};
-pub use version::{LEAST_VERSION, Version};
+pub use version::{LEAST_VERSION, VERSION_MARK, Version};

@@ -1,4 +1,4 @@
-//! The version that a librknnrt says in its own file, before it is loaded.
+//! Versions of three numbers, and the one that a librknnrt says in its own file, before it is loaded.
 
 use std::fmt;
 use std::fs::File;
@@ -7,10 +7,10 @@ use std::path::Path;
 
 /// The oldest version whose structures are those of [`abi`](super::abi): 1.6 has a `MatmulInfo` of 24
 /// bytes, and would write what it returns into the wrong places.
-pub const LEAST_VERSION: Version = Version { major: 2, minor: 0, patch: 0 };
+pub const LEAST_VERSION: Version = Version(2, 0, 0);
 
-/// What stands before the version.
-const MARK: &[u8] = b"librknnrt version: ";
+/// What stands before a library's version in its file.
+pub const VERSION_MARK: &str = "librknnrt version: ";
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 16;
@@ -21,48 +21,48 @@ const MOST: u64 = 256 << 20;
 /// Most characters of a version.
 const LONGEST: usize = 32;
 
-/// A version of librknnrt.
+/// A version, such as 0.9.8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// Its first number.
-    pub major: u32,
-    /// Its second.
-    pub minor: u32,
-    /// Its third.
-    pub patch: u32,
-}
+pub struct Version(pub u32, pub u32, pub u32);
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
     }
 }
 
 impl Version {
-    /// The version that a library's file says; `None` if it says none.
+    /// The version that a librknnrt's file says; `None` if it says none.
     ///
     /// # Errors
     ///
     /// If the file cannot be read.
     pub fn of_file(path: &Path) -> std::io::Result<Option<Self>> {
-        Self::of_reader(&mut File::open(path)?.take(MOST))
+        Self::behind(VERSION_MARK, &mut File::open(path)?)
     }
 
-    fn of_reader(reader: &mut impl Read) -> std::io::Result<Option<Self>> {
+    /// The first version that stands behind `mark` in the first 256 MiB; `None` if none does.
+    ///
+    /// # Errors
+    ///
+    /// If a read fails.
+    pub fn behind(mark: &str, reader: &mut impl Read) -> std::io::Result<Option<Self>> {
+        let (mut reader, mark) = (reader.take(MOST), mark.as_bytes());
         // What a mark, or the version after it, that is cut between two reads needs of the first.
-        let kept = MARK.len() + LONGEST;
+        let kept = mark.len() + LONGEST;
         let mut buffer = Vec::with_capacity(CHUNK + kept);
         loop {
             let before = buffer.len();
             let read = reader.by_ref().take(CHUNK as u64).read_to_end(&mut buffer)?;
             let end = buffer.len() == before || read == 0;
             let mut from = 0;
-            while let Some(at) = find(&buffer[from..], MARK) {
-                let text = &buffer[from + at + MARK.len()..];
+            while let Some(at) = place(&buffer[from..], mark) {
+                let text = &buffer[from + at + mark.len()..];
                 if text.len() < LONGEST && !end {
                     break;
                 }
-                if let Some(version) = Self::parse(&text[..text.len().min(LONGEST)]) {
+                let text = String::from_utf8_lossy(&text[..text.len().min(LONGEST)]);
+                if let Some(version) = Self::parse(&text) {
                     return Ok(Some(version));
                 }
                 from += at + 1;
@@ -74,17 +74,25 @@ impl Version {
         }
     }
 
-    /// `2.3.2` at the beginning of a text, whatever follows.
-    pub fn parse(text: &[u8]) -> Option<Self> {
-        let end = text.iter().position(|byte| !(byte.is_ascii_digit() || *byte == b'.'));
-        let text = std::str::from_utf8(&text[..end.unwrap_or(text.len())]).ok()?;
-        let mut parts = text.split('.').map(str::parse);
-        let mut part = || parts.next()?.ok();
-        Some(Version { major: part()?, minor: part()?, patch: part()? })
+    /// The version that a text begins with, whatever follows.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut rest = text;
+        let mut number = || {
+            let digits = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            let (number, after) = rest.split_at(rest.len() - digits.len());
+            rest = after.strip_prefix('.').unwrap_or("");
+            number.parse().ok()
+        };
+        Some(Version(number()?, number()?, number()?))
+    }
+
+    /// The version at the first digit of a text.
+    pub fn find(text: &str) -> Option<Self> {
+        Version::parse(&text[text.find(|c: char| c.is_ascii_digit())?..])
     }
 }
 
-fn find(text: &[u8], mark: &[u8]) -> Option<usize> {
+fn place(text: &[u8], mark: &[u8]) -> Option<usize> {
     text.windows(mark.len()).position(|window| window == mark)
 }
 
@@ -93,7 +101,7 @@ mod tests {
     use super::*;
 
     fn of(bytes: &[u8]) -> Option<String> {
-        Version::of_reader(&mut &*bytes).unwrap().map(|version| version.to_string())
+        Version::behind(VERSION_MARK, &mut &*bytes).unwrap().map(|version| version.to_string())
     }
 
     #[test]
@@ -125,8 +133,18 @@ mod tests {
 
     #[test]
     fn versions_are_ordered() {
-        let of = |text: &str| Version::parse(text.as_bytes()).unwrap();
-        assert!(of("1.6.0") < LEAST_VERSION && of("2.0.0") >= LEAST_VERSION);
-        assert!(of("2.3.2") > of("2.3.0") && of("2.10.0") > of("2.9.9"));
+        for (text, version) in [
+            ("0.9.8", Some(Version(0, 9, 8))),
+            ("2.0.0b0 (35a6907d79@2024-03-24T10:31:14)", Some(Version(2, 0, 0))),
+            ("2.3", None),
+            ("2.3.x", None),
+            ("", None),
+            ("99999999999.1.1", None),
+        ] {
+            assert_eq!(Version::parse(text), version, "{text}");
+        }
+        assert_eq!(Version::find("RKNPU driver: v0.9.8"), Some(Version(0, 9, 8)));
+        assert_eq!(Version::find("größe"), None);
+        assert!(Version(1, 6, 0) < LEAST_VERSION && Version(2, 10, 0) > Version(2, 9, 9));
     }
 }

@@ -1,20 +1,13 @@
 //! What a shared library is for, and the version that is written in it.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use crate::doctor::system::{System, Unread};
-use crate::doctor::version::Version;
+use tessera_runtime::rknn::Version;
 
 /// Bytes of a library that are searched: the vendor's has about 7 MB.
 const LONGEST: u64 = 64 << 20;
-
-/// Bytes that are searched at once.
-const PIECE: usize = 1 << 16;
-
-/// Bytes behind the name of a version that are looked at for its numbers.
-const VERSION_LENGTH: usize = 32;
 
 /// `e_machine` of 64-bit ARM.
 const AARCH64: u16 = 183;
@@ -66,7 +59,7 @@ impl Library {
             Err(_) => None,
         };
         let version = match machine {
-            Some(_) => version(file, name.as_bytes())?,
+            Some(_) => Version::behind(name, &mut file.take(LONGEST))?,
             None => None,
         };
         Ok(Library { machine, version })
@@ -81,37 +74,6 @@ fn machine(header: &[u8; 20]) -> Option<Machine> {
     let bytes = [low, high];
     let number = if order == 2 { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
     Some(Machine { wide: class == 2 && order == 1, number })
-}
-
-/// The first version behind `name` in a file.
-fn version(file: File, name: &[u8]) -> Result<Option<Version>, Unread> {
-    let kept = name.len() + VERSION_LENGTH;
-    let mut file = file.take(LONGEST);
-    let mut piece = Vec::with_capacity(PIECE + kept);
-    loop {
-        let before = piece.len();
-        let step = u64::try_from(PIECE).unwrap_or(u64::MAX);
-        file.by_ref().take(step).read_to_end(&mut piece)?;
-        let last = piece.len() == before;
-        // A version at the end of a piece may go on in the next, which begins with it again.
-        let searched = if last { piece.len() } else { piece.len().saturating_sub(VERSION_LENGTH) };
-        for start in places(&piece[..searched], name) {
-            let text = &piece[start..piece.len().min(start + VERSION_LENGTH)];
-            if let Some(version) = Version::parse(&String::from_utf8_lossy(text)) {
-                return Ok(Some(version));
-            }
-        }
-        if last {
-            return Ok(None);
-        }
-        piece.drain(..piece.len().saturating_sub(kept));
-    }
-}
-
-/// Where `name` ends in `bytes`.
-fn places(bytes: &[u8], name: &[u8]) -> impl Iterator<Item = usize> {
-    let windows = bytes.windows(name.len()).enumerate();
-    windows.filter(move |(_, window)| *window == name).map(|(start, _)| start + name.len())
 }
 
 #[cfg(test)]
@@ -135,15 +97,11 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_found_wherever_it_stands() {
-        for place in [20, PIECE, PIECE + 1, 2 * PIECE - 40, 2 * PIECE + 3, 3 * PIECE] {
-            for shift in 0..60 {
-                let mut bytes = header(2, 1, [183, 0]);
-                bytes.resize(place - shift.min(place - 20), b'.');
-                bytes.extend(b"version: 2.3.2");
-                assert_eq!(read(&bytes).version, Some(Version(2, 3, 2)), "{place} - {shift}");
-            }
-        }
+    fn a_version_is_read_of_a_library_alone() {
+        let mut bytes = header(2, 1, [183, 0]);
+        bytes.extend(b"..version: 2.3.2");
+        assert_eq!(read(&bytes).version, Some(Version(2, 3, 2)));
+        assert_eq!(read(&bytes[1..]).version, None);
     }
 
     #[test]

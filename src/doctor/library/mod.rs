@@ -10,7 +10,7 @@ use self::search::Copy;
 use super::driver::Driver;
 use super::finding::{Check, Finding};
 use super::system::{System, Unread};
-use super::version::Version;
+use tessera_runtime::rknn::{LEAST_VERSION, LIBRARY, VERSION_MARK, Version};
 
 /// Whether there is a library.
 pub const FOUND: Check = Check {
@@ -62,13 +62,7 @@ pub const RKLLM: Check = Check {
 };
 
 /// Name of the library.
-const NAME: &str = "librknnrt.so";
-
-/// What stands before its version.
-const MARK: &str = "librknnrt version: ";
-
-/// Oldest version that works.
-const OLDEST: Version = Version(2, 0, 0);
+const NAME: &str = LIBRARY;
 
 /// The first version that came with driver 0.9.8, and that driver.
 const TOGETHER: (Version, Version) = (Version(2, 3, 0), Version(0, 9, 8));
@@ -100,7 +94,8 @@ pub fn findings(system: &System, driver: &Driver) -> Vec<Finding> {
     let copies: Vec<Held> = search::copies(system, &folders, NAME)
         .into_iter()
         .map(|copy| {
-            let library = copy.end.clone().and_then(|end| Library::read(system, &end, MARK));
+            let library =
+                copy.end.clone().and_then(|end| Library::read(system, &end, VERSION_MARK));
             (copy, library)
         })
         .collect();
@@ -152,10 +147,10 @@ fn of_library(library: &Library, driver: &Driver, fix: String) -> Vec<Finding> {
     }
     let mut findings = vec![MACHINE.ok(machine.name())];
     let Some(version) = library.version else {
-        findings.push(VERSION.warning(format!("`{MARK}` is not in it"), fix));
+        findings.push(VERSION.warning(format!("`{VERSION_MARK}` is not in it"), fix));
         return findings;
     };
-    findings.push(match version < OLDEST {
+    findings.push(match version < LEAST_VERSION {
         true => VERSION.error(version.to_string(), fix),
         false => VERSION.ok(version.to_string()),
     });
@@ -220,7 +215,7 @@ fn api(system: &System, old: &[Copy], copies: &[Held]) -> Finding {
     let ends = |end: &Path| copies.iter().any(|(copy, _)| copy.end.as_deref() == Ok(end));
     match &copy.end {
         Ok(end) if ends(end) => API.ok(copy.shown()),
-        Ok(_) => match Library::read(system, &copy.path, MARK) {
+        Ok(_) => match Library::read(system, &copy.path, VERSION_MARK) {
             Ok(Library { version: Some(version), .. }) => API.warning(
                 format!("{} is a library of its own, {version}", copy.path.display()),
                 LINK,

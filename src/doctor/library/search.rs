@@ -2,17 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::doctor::system::{System, Unread};
+use tessera_runtime::rknn::FOLDERS;
 
-/// Folders that are looked into whatever the configuration says, in this order.
-const USUAL: [&str; 6] = [
-    "/usr/lib",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib64",
-    "/lib",
-    "/lib/aarch64-linux-gnu",
-    "/usr/local/lib",
-];
+use crate::doctor::system::{System, Unread};
 
 /// The loader's configuration.
 const CONFIGURATION: &str = "/etc/ld.so.conf";
@@ -55,7 +47,7 @@ pub fn folders(system: &System) -> Vec<PathBuf> {
             None => folders.extend(folder(line)),
         }
     }
-    folders.extend(USUAL.map(PathBuf::from));
+    folders.extend(FOLDERS.map(PathBuf::from));
     folders.truncate(MOST_FOLDERS);
     folders
 }
