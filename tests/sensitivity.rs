@@ -163,6 +163,10 @@ fn pinned_linears_have_one_option() {
     let experts = option(&found, "blk.3.ffn_down_exps.weight", "w4a8");
     assert!(experts["output_error"].as_f64().unwrap() > 0.0);
     assert!(experts["kld"].is_null());
+    for linear in found["linears"].as_array().unwrap() {
+        let expected = if linear["name"].as_str().unwrap().contains("_exps") { 2 } else { 1 };
+        assert_eq!((&linear["matrices"], &linear["used"]), (&expected.into(), &expected.into()));
+    }
     assert_eq!(found["operators"].as_array().unwrap().len(), 7);
 }
 

@@ -189,7 +189,9 @@ mod tests {
             let expected: f64 = row.iter().zip(&out)
                 .map(|(&w, &q)| (f64::from(w) - f64::from(scale) * f64::from(q)).powi(2))
                 .sum();
-            prop_assert!((error - expected).abs() <= 1e-4 * expected + 1e-9);
+            // f32 rounds each product by up to 2^-24 of it: where all are exact, that is what is left.
+            let energy: f64 = row.iter().map(|&w| f64::from(w).powi(2)).sum();
+            prop_assert!((error - expected).abs() <= 1e-4 * expected + 1e-13 * energy + 1e-9);
             for (&weight, &integer) in row.iter().zip(&out) {
                 prop_assert!(integer.unsigned_abs() <= qmax.unsigned_abs());
                 prop_assert!((weight - scale * f32::from(integer)).abs() <= 0.5001 * scale);
