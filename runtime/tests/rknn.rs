@@ -248,10 +248,7 @@ fn files_that_are_no_library_are_refused() {
             without[at] = b'x';
         }
     }
-    assert!(
-        refused(&without).contains("has no `rknn_mem_sync`")
-            || refused(&without).contains("cannot be loaded")
-    );
+    assert!(refused(&without).contains("has no `rknn_mem_sync`"));
     let missing = Library::open(Path::new("/nonexistent/librknnrt.so")).unwrap_err();
     assert!(missing.to_string().contains("/nonexistent/librknnrt.so"));
     let folders = [folder.path().to_owned()];

@@ -62,11 +62,10 @@ impl Goal {
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
-                    reason = "not negative, and bounded by what sensitivities and rates may say"
+                    reason = "not negative, and saturates: sums beyond 64 bits are refused"
                 )]
                 let units = (seconds * UNITS).ceil() as u64;
-                // Sums over all linears that a file has room for stay within 64 bits.
-                units.min(1 << 46)
+                units
             }
         }
     }
