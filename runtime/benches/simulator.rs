@@ -8,11 +8,10 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use tessera_formats::npu::tiles::TileLayout;
 use tessera_formats::npu::{Engine, Scheme};
 use tessera_formats::pack::manifest::Granularity;
+use tessera_runtime::host::{ActivationScale, LinearInput, Weights};
 use tessera_runtime::linear::{Activations, Linear};
 use tessera_runtime::rotation::Rotation;
-use tessera_runtime::simulator::{
-    ActivationScale, SimulatedInput, SimulatedLinear, Simulation, Weights,
-};
+use tessera_runtime::simulator::{SimulatedLinear, Simulation};
 
 /// A spread of bytes from a linear congruential generator; the kernels have no branches on data but
 /// for the spread of f16 values, which is that of numbers between 1 and 2.
@@ -48,7 +47,7 @@ fn linear(
     n: usize,
     k: usize,
 ) -> Option<SimulatedLinear> {
-    let input = Arc::new(SimulatedInput::new(Arc::new(Rotation::hadamard(k).ok()?), None));
+    let input = Arc::new(LinearInput::new(Arc::new(Rotation::hadamard(k).ok()?), None));
     let weights = Weights {
         name: scheme.name().to_owned(),
         scheme,

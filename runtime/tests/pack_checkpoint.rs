@@ -16,11 +16,10 @@ use tessera_formats::npu::Scheme;
 use tessera_formats::pack::manifest::{self, Activation};
 use tessera_formats::pack::{Dtype, PackReader};
 use tessera_runtime::checkpoint::{Checkpoint, PackCheckpoint};
+use tessera_runtime::host::{ActivationScale, Digits, LinearInput, Weights};
 use tessera_runtime::linear::{Activations, Linear};
 use tessera_runtime::rotation::Rotation;
-use tessera_runtime::simulator::{
-    ActivationScale, Arithmetic, Digits, SimulatedInput, SimulatedLinear, Simulation, Weights,
-};
+use tessera_runtime::simulator::{Arithmetic, SimulatedLinear, Simulation};
 
 /// `general.architecture` and `general.alignment`, as a GGUF file has them.
 fn key_values() -> Vec<u8> {
@@ -187,7 +186,7 @@ fn described(pack: &Pack, entry: &manifest::Linear) -> SimulatedLinear {
         correction: entry.correction.as_ref().map(|tensor| floats(pack, tensor)),
     };
     let tiles = segments.map(|segment| pack.bytes(&segment.tiles).to_vec()).collect();
-    let input = SimulatedInput::new(Arc::new(rotation), vector);
+    let input = LinearInput::new(Arc::new(rotation), vector);
     SimulatedLinear::new(weights, tiles, input.into(), Simulation::default(), Arc::default())
         .unwrap()
 }

@@ -8,7 +8,7 @@ use tessera_formats::pack::manifest::{
     Accumulator, Activation, Carried, Granularity, Input, Linear, Rounding, Segment,
 };
 use tessera_formats::pack::{Dtype, names};
-use tessera_runtime::simulator::ActivationScale;
+use tessera_runtime::host::ActivationScale;
 
 use super::linear::ConvertedLinear;
 use super::plan::{InputEqualization, InputPlan, LinearPlan};

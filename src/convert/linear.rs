@@ -11,7 +11,7 @@ use tessera_formats::escape::Escaped;
 use tessera_formats::npu::tiles::TileLayout;
 use tessera_formats::pack::ShardWriter;
 use tessera_runtime::accumulator::AccumulatorBound;
-use tessera_runtime::simulator::ActivationScale;
+use tessera_runtime::host::ActivationScale;
 
 use super::observed::Observed;
 use super::panel::{self, Losses, PanelQuantizer, PanelResult, Scratch, SegmentPlan};

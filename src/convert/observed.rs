@@ -9,8 +9,8 @@ use tessera_calibration::hessian::{self, RotatedHessian};
 use tessera_calibration::retarget::Retarget;
 use tessera_calibration::statistics::InputStatistics;
 use tessera_formats::npu::Scheme;
+use tessera_runtime::host::{ActivationScale, Digits};
 use tessera_runtime::rotation::Rotation;
-use tessera_runtime::simulator::{ActivationScale, Digits};
 
 use super::plan::{InputPlan, Plan};
 use crate::options::{ActivationScaling, LinearOptions, Rounding};

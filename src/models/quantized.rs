@@ -8,8 +8,9 @@ use anyhow::anyhow;
 use tessera_formats::gguf::{Gguf, Metadata};
 use tessera_formats::npu::Target;
 use tessera_runtime::checkpoint::{Checkpoint, GgufCheckpoint};
+use tessera_runtime::host::{LinearInput, Weights};
 use tessera_runtime::linear::{Linear, LinearError};
-use tessera_runtime::simulator::{SimulatedInput, SimulatedLinear, Simulation, Weights};
+use tessera_runtime::simulator::{SimulatedLinear, Simulation};
 
 use crate::convert::budget::Budget;
 use crate::convert::calibration::Calibration;
@@ -55,7 +56,7 @@ pub struct Stored {
 /// An input, ready for the rows of its linears and for activations.
 struct Input {
     prepared: PreparedInput,
-    simulated: Arc<SimulatedInput>,
+    simulated: Arc<LinearInput>,
     /// Linears that have not been quantized yet.
     waiting: AtomicUsize,
 }
@@ -112,7 +113,7 @@ impl<'a> QuantizedCheckpoint<'a> {
         }
         let prepared = quantizer.input(index)?;
         let rotation = Arc::clone(&self.plan.inputs[index].rotation);
-        let simulated = Arc::new(SimulatedInput::new(rotation, prepared.vector.clone()));
+        let simulated = Arc::new(LinearInput::new(rotation, prepared.vector.clone()));
         let waiting = AtomicUsize::new(self.plan.inputs[index].linears.len());
         let input = Arc::new(Input { prepared, simulated, waiting });
         inputs.insert(index, Arc::clone(&input));

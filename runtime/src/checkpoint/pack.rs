@@ -15,12 +15,11 @@ use thiserror::Error;
 
 use super::Checkpoint;
 use super::gguf::read_rows;
+use crate::host::{ActivationScale, LinearInput, Weights, WeightsError};
 use crate::linear::float::FloatLinear;
 use crate::linear::{Linear, LinearError};
 use crate::rotation::{Rotation, RotationError};
-use crate::simulator::{
-    ActivationScale, SimulatedInput, SimulatedLinear, Simulation, SimulatorError, Weights,
-};
+use crate::simulator::{SimulatedLinear, Simulation};
 
 /// Why a pack cannot be used as a model.
 #[derive(Debug, Error)]
@@ -88,9 +87,9 @@ pub enum PackCheckpointError {
         /// Tensor or linear.
         name: String,
     },
-    /// Weights that cannot be simulated.
+    /// Weights that cannot be used.
     #[error(transparent)]
-    Simulator(#[from] SimulatorError),
+    Weights(#[from] WeightsError),
 }
 
 /// A pack, its linears computed as the NPU computes them, or with float activations.
@@ -105,7 +104,7 @@ pub struct PackCheckpoint {
     carried: HashMap<String, (GgmlType, Vec<u64>)>,
     simulation: Simulation,
     /// Inputs of linears that are loaded: linears of one input share it.
-    inputs: Mutex<HashMap<String, Weak<SimulatedInput>>>,
+    inputs: Mutex<HashMap<String, Weak<LinearInput>>>,
     rotations: Mutex<HashMap<RotationKey, Arc<Rotation>>>,
     saturated: Arc<AtomicU64>,
 }
@@ -187,7 +186,7 @@ impl PackCheckpoint {
     }
 
     /// The input of that name, shared with all linears that read it and are loaded.
-    fn input(&self, name: &str) -> Result<Arc<SimulatedInput>, PackCheckpointError> {
+    fn input(&self, name: &str) -> Result<Arc<LinearInput>, PackCheckpointError> {
         let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(input) = inputs.get(name).and_then(Weak::upgrade) {
             return Ok(input);
@@ -199,7 +198,7 @@ impl PackCheckpoint {
             Some(tensor) => Some(self.vector(tensor)?),
             None => None,
         };
-        let input = Arc::new(SimulatedInput::new(rotation, vector));
+        let input = Arc::new(LinearInput::new(rotation, vector));
         inputs.insert(name.to_owned(), Arc::downgrade(&input));
         Ok(input)
     }

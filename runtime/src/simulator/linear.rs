@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use tessera_formats::npu::Engine;
 
-use super::activation::{Operands, Plan, QuantizedRows, RotatedRows, RowScale, SimulatedInput};
-use super::description::Weights;
 use super::gemm::{self, GROUP, Isa, QUAD, ROWS, Sums};
 use super::halves::{self, Column};
-use super::rescale::Rescale;
-use super::rows::{HalfBlocks, Rows};
+use super::rows::HalfBlocks;
 use super::weights::{Scratch, SegmentWeights};
-use super::{Arithmetic, Simulation, SimulatorError};
+use super::{Arithmetic, Simulation};
+use crate::host::{
+    LinearInput, Operands, Plan, QuantizedRows, Rescale, RotatedRows, RowScale, Rows, Weights,
+    WeightsError,
+};
 use crate::linear::gemm::{self as float, Matrix};
 use crate::linear::shape::Shape;
 use crate::linear::{Activations, Linear, LinearError};
@@ -43,7 +44,7 @@ pub struct SimulatedLinear {
     scales: Vec<[f32; GROUP]>,
     /// `[experts, n]`.
     correction: Option<Vec<f32>>,
-    input: Arc<SimulatedInput>,
+    input: Arc<LinearInput>,
     plan: Arc<Plan>,
     saturated: Arc<AtomicU64>,
     isa: Isa,
@@ -57,22 +58,22 @@ impl SimulatedLinear {
     ///
     /// # Errors
     ///
-    /// [`LinearError::Weights`] of a [`SimulatorError`] if anything about the weights is wrong.
+    /// [`LinearError::Weights`] of a [`WeightsError`] if anything about the weights is wrong.
     pub fn new(
         weights: Weights,
         tiles: Vec<Vec<u8>>,
-        input: Arc<SimulatedInput>,
+        input: Arc<LinearInput>,
         simulation: Simulation,
         saturated: Arc<AtomicU64>,
     ) -> Result<Self, LinearError> {
         let name = weights.name.clone();
-        let wrong = |source: SimulatorError| LinearError::Weights {
+        let wrong = |source: WeightsError| LinearError::Weights {
             name: name.clone(),
             source: Box::new(source),
         };
         if tiles.len() != weights.segments.len() {
             let (segment, expected, found) = (tiles.len(), weights.segments.len(), tiles.len());
-            return Err(wrong(SimulatorError::Tiles { segment, expected, found }));
+            return Err(wrong(WeightsError::Tiles { segment, expected, found }));
         }
         weights.check(&input).map_err(wrong)?;
         let shape = weights.shape();
@@ -80,7 +81,7 @@ impl SimulatedLinear {
             let layout = shape.layout(columns.len()).map_err(wrong)?;
             let (expected, found) = (shape.matrices * layout.bytes(), tiles.len());
             if expected != found {
-                return Err(wrong(SimulatorError::Tiles { segment, expected, found }));
+                return Err(wrong(WeightsError::Tiles { segment, expected, found }));
             }
         }
         let mut tiles = tiles.into_iter();
@@ -90,7 +91,7 @@ impl SimulatedLinear {
             move |buffer: &mut [u8]| {
                 buffer.copy_from_slice(&tiles[at..at + buffer.len()]);
                 at += buffer.len();
-                Ok::<(), SimulatorError>(())
+                Ok::<(), WeightsError>(())
             }
         })
         .map_err(wrong)
@@ -105,13 +106,13 @@ impl SimulatedLinear {
     /// If anything about the weights is wrong, or a read fails.
     pub fn load<E, R>(
         weights: Weights,
-        input: Arc<SimulatedInput>,
+        input: Arc<LinearInput>,
         simulation: Simulation,
         saturated: Arc<AtomicU64>,
         mut open: impl FnMut(usize) -> R,
     ) -> Result<Self, E>
     where
-        E: From<SimulatorError>,
+        E: From<WeightsError>,
         R: FnMut(&mut [u8]) -> Result<(), E>,
     {
         weights.check(&input)?;
@@ -163,8 +164,8 @@ impl SimulatedLinear {
                     Operands::Integers(values) => {
                         self.integers(matrix, values, &quantized.scales, rows, out);
                     }
-                    Operands::Halves { values, spans } => {
-                        let blocks = HalfBlocks::new(self.isa, values, spans, self.plan.k(), rows);
+                    Operands::Halves(values) => {
+                        let blocks = HalfBlocks::new(self.isa, values, self.plan.k(), rows);
                         self.halves(matrix, &blocks, &quantized.scales, rows, out);
                     }
                 }

@@ -1,4 +1,4 @@
-//! Rows of operands as the kernels read them.
+//! Rows for the float engine as its kernels read them.
 
 use std::ops::Range;
 
@@ -7,32 +7,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Isa, ROWS};
 use super::halves::{self, HalfRows};
-
-/// Which rows of the activations are multiplied.
-#[derive(Clone, Copy)]
-pub(super) enum Rows<'a> {
-    /// So many, all there are.
-    All(usize),
-    /// These.
-    Some(&'a [usize]),
-}
-
-impl Rows<'_> {
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Rows::All(count) => *count,
-            Rows::Some(rows) => rows.len(),
-        }
-    }
-
-    /// The row at a position.
-    pub(super) fn get(&self, index: usize) -> usize {
-        match self {
-            Rows::All(_) => index,
-            Rows::Some(rows) => rows[index],
-        }
-    }
-}
+use crate::host::Rows;
 
 /// Rows for the float engine in blocks of [`ROWS`]: values `[K][rows]` and spans `[K/32][rows]`.
 pub(super) struct HalfBlocks {
@@ -42,7 +17,7 @@ pub(super) struct HalfBlocks {
 }
 
 impl HalfBlocks {
-    pub(super) fn new(isa: Isa, values: &[f16], spans: &[u8], k: usize, rows: Rows<'_>) -> Self {
+    pub(super) fn new(isa: Isa, values: &[f16], k: usize, rows: Rows<'_>) -> Self {
         let parts = k / halves::PRODUCTS;
         let mut blocks =
             HalfBlocks { values: vec![0.0; rows.len() * k], spans: vec![0; rows.len() * parts], k };
@@ -56,9 +31,11 @@ impl HalfBlocks {
                     buffer.resize(k, 0.0);
                     halves::widen(isa, &values[row * k..][..k], buffer);
                     places.zip(&*buffer).for_each(|(place, &value)| *place = value.into());
-                    let source = &spans[row * parts..][..parts];
+                    let parts = values[row * k..][..k].chunks_exact(halves::PRODUCTS);
                     let places = block_spans.iter_mut().skip(index).step_by(count);
-                    places.zip(source).for_each(|(place, span)| *place = *span);
+                    for (place, part) in places.zip(parts) {
+                        *place = halves::span(part.iter().copied());
+                    }
                 }
             };
         if rows.len() <= ROWS {

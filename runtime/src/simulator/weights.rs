@@ -5,18 +5,15 @@ use std::ops::Range;
 use half::f16;
 use rayon::prelude::*;
 use tessera_formats::npu::Engine;
-use tessera_formats::npu::tiles::{TILE_BYTES, TILE_K, TileLayout};
+use tessera_formats::npu::tiles::{TILE_BYTES, TILE_K};
 
-use super::SimulatorError;
 use super::gemm::nibbles::{self, NIBBLE_QUAD};
 use super::gemm::{self, GROUP, Isa, QUAD, QUAD_BYTES, Sums};
 use super::halves::{self, Column, HalfWeights, PRODUCTS};
+use crate::host::{Shape, WeightsError};
 
 /// Bytes of tiles that are read at a time, unless a group has more.
 const READ_BYTES: usize = 8 << 20;
-
-/// Longest segment: at most this many products of two bytes fit an i32.
-pub(super) const LONGEST_SEGMENT: usize = 65_536;
 
 /// Quads of a tile.
 const TILE_QUADS: usize = TILE_K / QUAD;
@@ -47,37 +44,10 @@ pub(super) struct Scratch {
     columns: Vec<Column>,
 }
 
-/// Shape of a linear's weights.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub(super) engine: Engine,
-    pub(super) matrices: usize,
-    pub(super) n: usize,
-}
-
-impl Shape {
-    /// Groups of a matrix.
-    pub(super) fn groups(&self) -> usize {
-        self.n.div_ceil(GROUP)
-    }
-
-    /// The tiles of one matrix over a segment of `k` columns.
-    pub(super) fn layout(&self, k: usize) -> Result<TileLayout, SimulatorError> {
-        let size = SimulatorError::Size { experts: self.matrices, n: self.n, k };
-        let tile_n = self.engine.tile_n();
-        let n_padded = self.n.checked_next_multiple_of(tile_n).ok_or(size.clone())?;
-        let layout = TileLayout::new(self.engine, n_padded, k)?;
-        // Four times: a group of 64 channels may have as few as 16.
-        let bytes = layout.n().checked_mul(4 * 2).and_then(|bytes| bytes.checked_mul(k));
-        bytes.and_then(|bytes| bytes.checked_mul(self.matrices)).ok_or(size)?;
-        Ok(layout)
-    }
-}
-
 impl SegmentWeights {
     /// Reads the tiles of a segment in order, some megabytes at a time: `read` fills its argument
     /// with the next bytes.
-    pub(super) fn read<E: From<SimulatorError>>(
+    pub(super) fn read<E: From<WeightsError>>(
         shape: Shape,
         columns: Range<usize>,
         mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
@@ -220,7 +190,7 @@ impl Data {
         k: usize,
         group_tiles: usize,
         tiles: &[u8],
-    ) -> Result<(), SimulatorError> {
+    ) -> Result<(), WeightsError> {
         let tiles = tiles.par_chunks(group_tiles);
         match self {
             Data::I8 { weights, sums } => {
@@ -298,7 +268,7 @@ fn fill_f16(
     k: usize,
     group: &mut [f16],
     spans: &mut [[u8; GROUP]],
-) -> Result<(), SimulatorError> {
+) -> Result<(), WeightsError> {
     const LANES: usize = Engine::F16.tile_n();
     for (panel, bytes) in tiles.chunks_exact(2 * k * LANES).enumerate() {
         let (tiles, _) = bytes.as_chunks::<TILE_BYTES>();
@@ -309,7 +279,7 @@ fn fill_f16(
                 let (values, _) = row.as_chunks::<2>();
                 let values = values.iter().map(|&bytes| f16::from_le_bytes(bytes));
                 if !values.clone().all(f16::is_finite) {
-                    return Err(SimulatorError::Weight);
+                    return Err(WeightsError::Weight);
                 }
                 let n = panel * LANES + lane;
                 spans[n] = halves::span(values.clone());
@@ -350,7 +320,7 @@ mod tests {
                 let (now, later) = rest.split_at(buffer.len());
                 buffer.copy_from_slice(now);
                 rest = later;
-                Ok::<(), SimulatorError>(())
+                Ok::<(), WeightsError>(())
             })
             .unwrap();
             assert!(rest.is_empty());
@@ -395,9 +365,9 @@ mod tests {
         for bits in [0x7c00u16, 0xfc00, 0x7e00] {
             let refused = SegmentWeights::read(shape, 0..32, |buffer| {
                 buffer[1000..1002].copy_from_slice(&bits.to_le_bytes());
-                Ok::<(), SimulatorError>(())
+                Ok::<(), WeightsError>(())
             });
-            assert_eq!(refused.unwrap_err(), SimulatorError::Weight);
+            assert_eq!(refused.unwrap_err(), WeightsError::Weight);
         }
     }
 }

@@ -18,8 +18,7 @@ mod neon;
 pub mod nibbles;
 mod scalar;
 
-/// Output channels of a group.
-pub const GROUP: usize = 64;
+pub use crate::host::{GROUP, Isa, Sums};
 
 /// Columns whose products are summed together.
 pub const QUAD: usize = 4;
@@ -29,28 +28,6 @@ pub const QUAD_BYTES: usize = GROUP * QUAD;
 
 /// Most rows of activations of a block: as many as the accumulators of a block leave registers for.
 pub const ROWS: usize = 6;
-
-/// Sums of one row with the channels of a group.
-pub type Sums = [i32; GROUP];
-
-/// The instruction set of the kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isa {
-    /// Plain Rust, the reference of all others.
-    Scalar,
-    /// `vpmaddwd` on sign-extended bytes.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// `vpdpbusd` on 512 bits.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// `smull` and `sadalp`, which every aarch64 processor has.
-    #[cfg(target_arch = "aarch64")]
-    Neon,
-    /// `sdot`.
-    #[cfg(target_arch = "aarch64")]
-    NeonDot,
-}
 
 /// How kernels want the activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,38 +55,6 @@ impl Operand {
 }
 
 impl Isa {
-    /// The best that this machine has. The answer is cached by the standard library.
-    pub fn detect() -> Self {
-        Self::available().next_back().unwrap_or(Isa::Scalar)
-    }
-
-    /// All that this machine has, the best last.
-    pub fn available() -> impl DoubleEndedIterator<Item = Self> {
-        #[cfg(target_arch = "x86_64")]
-        let found = [
-            (Isa::Avx2, is_x86_feature_detected!("avx2")),
-            (
-                Isa::Avx512,
-                is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512vnni"),
-            ),
-        ];
-        #[cfg(target_arch = "aarch64")]
-        let found = [
-            (Isa::Neon, std::arch::is_aarch64_feature_detected!("neon")),
-            (
-                Isa::NeonDot,
-                std::arch::is_aarch64_feature_detected!("neon")
-                    && std::arch::is_aarch64_feature_detected!("dotprod"),
-            ),
-        ];
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let found: [(Isa, bool); 0] = [];
-        let found = found.into_iter().filter(|(_, there)| *there).map(|(isa, _)| isa);
-        [Isa::Scalar].into_iter().chain(found)
-    }
-
     /// How the kernels want the activations.
     pub const fn operand(self) -> Operand {
         match self {

@@ -6,8 +6,8 @@ use tessera_formats::npu::Scheme;
 use tessera_formats::npu::tiles::TileLayout;
 use tessera_formats::pack::manifest::Granularity;
 
-use super::super::{ActivationScale, Digits, Overflow};
 use super::*;
+use crate::host::{ActivationScale, Digits, Overflow};
 use crate::quantize::{self, Affine, Fit};
 use crate::rotation::Rotation;
 
@@ -112,7 +112,7 @@ impl Case {
     }
 
     fn load(&self, simulation: Simulation) -> Result<SimulatedLinear, LinearError> {
-        let input = SimulatedInput::new(Arc::clone(&self.rotation), self.vector.clone());
+        let input = LinearInput::new(Arc::clone(&self.rotation), self.vector.clone());
         let (weights, tiles) = (self.weights.clone(), self.tiles.clone());
         SimulatedLinear::new(weights, tiles, Arc::new(input), simulation, Arc::default())
     }

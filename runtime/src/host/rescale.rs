@@ -1,6 +1,6 @@
 //! From the engine's sums to the values of a linear's output.
 
-use super::gemm::{GROUP, Isa, Sums};
+use super::{GROUP, Isa, Sums};
 
 /// What the i4 engine makes of a sum that its 16 bits cannot hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,6 @@ use rayon::prelude::*;
 use tessera_formats::npu::Scheme;
 
 use super::digits::Digits;
-use super::halves::{self, PRODUCTS};
 use crate::linear::{Activations, LinearError};
 use crate::quantize::{self, Affine, Fit};
 use crate::rotation::Rotation;
@@ -84,17 +83,17 @@ impl ActivationScale {
 
 /// What linears that read the same input share: how its rows are rotated.
 #[derive(Debug)]
-pub struct SimulatedInput {
+pub struct LinearInput {
     rotation: Arc<Rotation>,
     vector: Option<Vec<f32>>,
     plans: Mutex<Vec<Arc<Plan>>>,
 }
 
-impl SimulatedInput {
+impl LinearInput {
     /// An input of a rotation and, if not all ones, the vector v that rows are multiplied by before.
     /// Where the vector is not `rotation.k()` long, linears of this input are refused.
     pub fn new(rotation: Arc<Rotation>, vector: Option<Vec<f32>>) -> Self {
-        SimulatedInput { rotation, vector, plans: Mutex::default() }
+        LinearInput { rotation, vector, plans: Mutex::default() }
     }
 
     /// The rotation.
@@ -109,7 +108,7 @@ impl SimulatedInput {
 
     /// The plan of that scheme, those scales and those segments: one for all linears of this input
     /// that ask.
-    pub(super) fn plan(
+    pub(crate) fn plan(
         &self,
         scheme: Scheme,
         digits: Digits,
@@ -137,7 +136,7 @@ impl SimulatedInput {
 
 /// How rows of an input are quantized.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     scheme: Scheme,
     digits: Digits,
     activation: ActivationScale,
@@ -146,12 +145,12 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Rows of operands that a row of activations becomes.
-    pub(super) fn planes(&self) -> usize {
+    pub(crate) fn planes(&self) -> usize {
         if self.scheme == Scheme::W4A8 { 2 } else { 1 }
     }
 
     /// Worth of the first plane in units of the second; 0 where there is one.
-    pub(super) fn base(&self) -> i32 {
+    pub(crate) fn base(&self) -> i32 {
         if self.scheme == Scheme::W4A8 { self.digits.base().into() } else { 0 }
     }
 
@@ -165,7 +164,7 @@ impl Plan {
     }
 
     /// Whether integers have a zero point.
-    pub(super) fn is_asymmetric(&self) -> bool {
+    pub(crate) fn is_asymmetric(&self) -> bool {
         self.activation.is_asymmetric()
     }
 
@@ -179,24 +178,24 @@ impl Plan {
     }
 
     /// Columns of all segments.
-    pub(super) fn k(&self) -> usize {
+    pub(crate) fn k(&self) -> usize {
         self.segments.last().map_or(0, |segment| segment.end)
     }
 }
 
 /// Rotated rows, `[m, rotation.size()]`.
 #[derive(Debug)]
-pub(super) struct RotatedRows {
-    pub(super) values: Vec<f32>,
+pub(crate) struct RotatedRows {
+    pub(crate) values: Vec<f32>,
     /// Held so that no other input can have its address while these rows are known by it.
-    _input: Arc<SimulatedInput>,
+    _input: Arc<LinearInput>,
 }
 
 impl RotatedRows {
     /// The rows of `x`, rotated once for all linears of the input.
-    pub(super) fn of(
+    pub(crate) fn of(
         name: &str,
-        input: &Arc<SimulatedInput>,
+        input: &Arc<LinearInput>,
         x: &Activations<'_>,
     ) -> Result<Arc<Self>, LinearError> {
         x.prepared(Arc::as_ptr(input).addr(), |x| {
@@ -244,35 +243,35 @@ fn rows_in_order<S: Default + Send>(
 }
 
 /// What the integers of a row stand for in one segment: `scale·q + zero`.
-pub(super) type RowScale = Affine;
+pub(crate) type RowScale = Affine;
 
 /// Where there is no zero point, and for segments of zeros.
 const UNIT: RowScale = Affine { scale: 1.0, zero: 0.0 };
 
 /// Rows as an engine multiplies them.
 #[derive(Debug)]
-pub(super) struct QuantizedRows {
-    pub(super) operands: Operands,
+pub(crate) struct QuantizedRows {
+    pub(crate) operands: Operands,
     /// `[m, segments]`.
-    pub(super) scales: Vec<RowScale>,
+    pub(crate) scales: Vec<RowScale>,
     /// Held so that no other plan can have its address while these rows are known by it.
     _plan: Arc<Plan>,
 }
 
 /// Operands of all rows over all segments, K columns.
 #[derive(Debug)]
-pub(super) enum Operands {
+pub(crate) enum Operands {
     /// `[m, planes, K]`.
     Integers(Vec<i8>),
-    /// `[m, K]`, and the spans of 32 columns each, `[m, K/32]`.
-    Halves { values: Vec<f16>, spans: Vec<u8> },
+    /// `[m, K]`.
+    Halves(Vec<f16>),
 }
 
 impl QuantizedRows {
     /// The rows of `x`, quantized once for all linears of the plan.
-    pub(super) fn of(
+    pub(crate) fn of(
         name: &str,
-        input: &Arc<SimulatedInput>,
+        input: &Arc<LinearInput>,
         plan: &Arc<Plan>,
         x: &Activations<'_>,
     ) -> Result<Arc<Self>, LinearError> {
@@ -287,26 +286,17 @@ impl QuantizedRows {
         let segments = plan.segments.len();
         let mut scales = vec![UNIT; m * segments];
         let operands = if plan.scheme == Scheme::W16A16 {
-            let parts = k / PRODUCTS;
             let mut values = vec![f16::ZERO; m * k];
-            let mut spans = vec![0; m * parts];
-            let quantize =
-                |values: &mut [f16], spans: &mut [u8], scales: &mut [RowScale], row: &[f32]| {
-                    halves_of_row(row, &plan.segments, scales, values);
-                    for (span, values) in spans.iter_mut().zip(values.chunks_exact(PRODUCTS)) {
-                        *span = halves::span(values.iter().copied());
-                    }
-                };
             if m == 1 {
-                quantize(&mut values, &mut spans, &mut scales, rotated);
+                halves_of_row(rotated, &plan.segments, &mut scales, &mut values);
             } else {
-                let rows = values.par_chunks_exact_mut(k).zip(spans.par_chunks_exact_mut(parts));
-                let rows = rows.zip(scales.par_chunks_exact_mut(segments));
-                rows.zip(rotated.par_chunks_exact(size)).for_each(
-                    |(((values, spans), scales), row)| quantize(values, spans, scales, row),
-                );
+                let rows =
+                    values.par_chunks_exact_mut(k).zip(scales.par_chunks_exact_mut(segments));
+                rows.zip(rotated.par_chunks_exact(size)).for_each(|((values, scales), row)| {
+                    halves_of_row(row, &plan.segments, scales, values);
+                });
             }
-            Operands::Halves { values, spans }
+            Operands::Halves(values)
         } else {
             let mut integers = vec![0; m * planes * k];
             if m == 1 {

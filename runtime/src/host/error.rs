@@ -1,12 +1,12 @@
-//! What can be wrong with weights that are to be simulated.
+//! What can be wrong with weights for the NPU.
 
 use tessera_formats::npu::tiles::LayoutError;
 use thiserror::Error;
 
-/// Why weights cannot be simulated.
+/// Why weights cannot be used.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
-pub enum SimulatorError {
+pub enum WeightsError {
     /// A length of the input's rotation or vector is not the linear's.
     #[error("its input has {what} of {found}, expected {expected}")]
     Input {

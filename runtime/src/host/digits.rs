@@ -50,7 +50,7 @@ impl Digits {
     }
 
     /// Splits integers, at most [`qmax`](Self::qmax) in magnitude, into high and low digits.
-    pub(super) fn split(self, integers: &mut [i8], low: &mut [i8]) {
+    pub(crate) fn split(self, integers: &mut [i8], low: &mut [i8]) {
         // A loop for each base, so that each becomes one of vectors.
         match self {
             Digits::Base15 => split_by(integers, low, 15, |a| Digits::Base15.high(a)),
@@ -60,7 +60,7 @@ impl Digits {
 
     /// Splits integers of [`range`](Self::range), to each of which
     /// [`bias_of`](crate::quantize::bias_of) that range was added, into high and low digits.
-    pub(super) fn split_biased(self, integers: &mut [i8], low: &mut [i8]) {
+    pub(crate) fn split_biased(self, integers: &mut [i8], low: &mut [i8]) {
         match self {
             // Nothing was.
             Digits::Base15 => self.split(integers, low),
