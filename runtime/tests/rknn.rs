@@ -9,7 +9,9 @@ use std::sync::Arc;
 use half::f16;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
-use tessera_runtime::rknn::{Arena, Core, Library, Matmul, Operand, RknnError, Shape, Slice};
+use tessera_runtime::rknn::{
+    Arena, Core, Layout, Library, Matmul, Operand, RknnError, Shape, Slice,
+};
 
 /// The stand-in, which `cargo test` builds beside the tests unless it is told to build one test alone.
 fn stand_in() -> PathBuf {
@@ -138,7 +140,7 @@ fn run(library: &Arc<Library>, shape: Shape, core: Core) -> Result<[Vec<i64>; 2]
 }
 
 fn shape(engine: Engine, m: u32, k: u32, n: u32) -> Shape {
-    Shape { m, k, n, engine, domain: 0 }
+    Shape { m, k, n, engine, layout: Layout::of(engine), domain: 0 }
 }
 
 #[test]

@@ -10,7 +10,26 @@ use super::abi::{self, layout, matmul_type};
 use super::memory::{Handle, Memory};
 use super::{Library, RknnError, Slice};
 
-/// M, K and N of a matmul, its engine, and the IOMMU domain of its memory.
+/// How the rows of A and C stand in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// Row after row.
+    Normal,
+    /// In pieces of 16 bytes: the first of each row, the second of each row, and so on.
+    Native,
+}
+
+impl Layout {
+    /// That of packs' matmuls: with [`Layout::Normal`] the library multiplies 4 bits a row at a time.
+    pub const fn of(engine: Engine) -> Self {
+        match engine {
+            Engine::I4 => Layout::Native,
+            Engine::I8 | Engine::F16 => Layout::Normal,
+        }
+    }
+}
+
+/// M, K and N of a matmul, its engine, the layout of A and C, and the IOMMU domain of its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     /// Rows of activations: 1, or a multiple of 4.
@@ -21,14 +40,18 @@ pub struct Shape {
     pub n: u32,
     /// What executes it.
     pub engine: Engine,
+    /// Rows of A and C.
+    pub layout: Layout,
     /// Domain.
     pub domain: u32,
 }
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { m, k, n, engine, domain } = self;
-        write!(f, "a matmul {engine:?} of M = {m}, K = {k}, N = {n} in domain {domain}")
+        let Shape { m, k, n, engine, layout, domain } = self;
+        let rows =
+            if *layout == Layout::of(*engine) { "" } else { " with rows laid out otherwise" };
+        write!(f, "a matmul {engine:?} of M = {m}, K = {k}, N = {n}{rows} in domain {domain}")
     }
 }
 
@@ -57,26 +80,39 @@ impl Shape {
     pub fn bytes(&self, operand: Operand) -> u64 {
         let [m, k, n] = [self.m, self.k, self.n].map(u64::from);
         let bits = u64::try_from(self.engine.weight_bits()).unwrap_or_default();
+        let product =
+            |one: u64, other: u64, bits: u64| one.saturating_mul(other).saturating_mul(bits) / 8;
         match operand {
-            Operand::A => m * k * bits / 8,
-            Operand::B => k * n * bits / 8,
-            Operand::C => m * n * if self.engine == Engine::I4 { 2 } else { 4 },
+            Operand::A => product(m, k, bits),
+            Operand::B => product(k, n, bits),
+            Operand::C => product(m, n, if self.engine == Engine::I4 { 16 } else { 32 }),
         }
     }
 
-    /// Elements of A and C that stand together, 16 bytes of them, where these are in the NPU's own layout:
-    /// element `[m, k]` of A is number `((k / a)·M + m)·a + k % a`, and so is C's by n. None where they are row
-    /// after row.
+    /// Elements of A and of C that stand together: 16 bytes of them in [`Layout::Native`], where element
+    /// `[m, k]` of A is number `((k / a)·M + m)·a + k % a`, and so is C's by n. None where they are row after
+    /// row.
     pub fn cube(&self) -> Option<(u32, u32)> {
-        (self.engine == Engine::I4).then_some((32, 8))
+        let of_a = match self.engine {
+            Engine::F16 => 8,
+            Engine::I8 => 16,
+            Engine::I4 => 32,
+        };
+        let of_c = if self.engine == Engine::I4 { 8 } else { 4 };
+        (self.layout == Layout::Native).then_some((of_a, of_c))
+    }
+
+    fn check_rows(&self) -> Result<(), RknnError> {
+        if self.m == 0 || (self.m > 1 && !self.m.is_multiple_of(4)) {
+            // Between, older libraries write beyond the end of C.
+            let why = "M must be 1 or a multiple of 4";
+            return Err(RknnError::Shape { what: self.to_string(), why });
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), RknnError> {
         let wrong = |why| Err(RknnError::Shape { what: self.to_string(), why });
-        if self.m == 0 || (self.m > 1 && !self.m.is_multiple_of(4)) {
-            // Between, older libraries write beyond the end of C.
-            return wrong("M must be 1 or a multiple of 4");
-        }
         if self.k == 0 || !self.k.is_multiple_of(32) {
             return wrong("K must be a multiple of 32");
         }
@@ -102,7 +138,10 @@ impl Shape {
             },
             b_layout: layout::NATIVE,
             b_quant_type: 0,
-            ac_layout: if self.cube().is_some() { layout::NATIVE } else { layout::NORMAL },
+            ac_layout: match self.layout {
+                Layout::Normal => layout::NORMAL,
+                Layout::Native => layout::NATIVE,
+            },
             ac_quant_type: 0,
             iommu_domain_id: number(self.domain)?,
             group_size: 0,
@@ -131,6 +170,22 @@ impl Matmul {
     /// If the shape is none that the NPU has, the library fails, or it wants tensors of other sizes than packs
     /// have.
     pub fn new(library: &Arc<Library>, shape: Shape, core: Core) -> Result<Self, RknnError> {
+        shape.check_rows()?;
+        Self::guarded(library, shape, core, 0)
+    }
+
+    /// The same for any M, with `guard` bytes behind C: to find out what a library does with an M that is not 1
+    /// and no multiple of 4.
+    ///
+    /// # Errors
+    ///
+    /// As [`Matmul::new`].
+    pub fn guarded(
+        library: &Arc<Library>,
+        shape: Shape,
+        core: Core,
+        guard: u64,
+    ) -> Result<Self, RknnError> {
         let mut info = shape.info()?;
         let what = shape.to_string();
         let (context, mut attributes) = library.matmul_create(&mut info, &what)?;
@@ -157,7 +212,7 @@ impl Matmul {
             handle.library.matmul_set_core_mask(context, mask, &handle.what)?;
         }
         let a = Memory::new(&handle, shape.bytes(Operand::A))?;
-        let c = Memory::new(&handle, shape.bytes(Operand::C))?;
+        let c = Memory::new(&handle, shape.bytes(Operand::C).saturating_add(guard))?;
         let bind = |memory: &Memory, tensor: &mut abi::MatmulTensorAttr| {
             handle.library.matmul_set_io_mem(context, memory.pointer(), tensor, &handle.what)
         };
@@ -194,6 +249,9 @@ impl Matmul {
         if weights.memory.domain() != self.handle.domain {
             return wrong("its weights are in another domain");
         }
+        if self.b.as_ref().is_some_and(|bound| Arc::ptr_eq(bound, weights)) {
+            return Ok(());
+        }
         let expected = usize::try_from(self.shape.bytes(Operand::B)).unwrap_or(usize::MAX);
         if weights.memory.len() != expected {
             return wrong("its weights have another number of bytes");
@@ -210,9 +268,19 @@ impl Matmul {
         self.a.bytes_mut()
     }
 
-    /// Results of the last run, in the layout of [`Shape::cube`].
+    /// Results of the last run, in the layout of [`Shape::cube`], and what is behind them.
     pub fn results(&self) -> &[u8] {
         self.c.bytes()
+    }
+
+    /// Fills the results with a byte, on both sides.
+    ///
+    /// # Errors
+    ///
+    /// If the library fails.
+    pub fn fill_results(&mut self, byte: u8) -> Result<(), RknnError> {
+        self.c.bytes_mut().fill(byte);
+        self.c.hand_over()
     }
 
     /// Multiplies; returns when the results are there.

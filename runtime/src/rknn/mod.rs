@@ -12,6 +12,6 @@ mod version;
 pub use error::RknnError;
 pub use library::{FOLDERS, LIBRARY, Library};
 pub use lock::NpuLock;
-pub use matmul::{Core, Matmul, Operand, Shape};
+pub use matmul::{Core, Layout, Matmul, Operand, Shape};
 pub use memory::{Arena, Slice};
 pub use version::{LEAST_VERSION, VERSION_MARK, Version};
