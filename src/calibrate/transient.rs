@@ -77,6 +77,7 @@ pub fn observe(observation: &Observation<'_>) -> anyhow::Result<Transient> {
         target: observation.target.clone(),
         seed: observation.seed,
         budget: observation.budget,
+        npu: None,
     };
     let report = calibrate(&Request {
         model: observation.model,

@@ -474,5 +474,6 @@ fn opening(request: &Request<'_>) -> Opening {
         target: request.conversion.target.clone(),
         seed: request.conversion.seed,
         budget: request.conversion.budget,
+        npu: None,
     }
 }

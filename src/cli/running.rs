@@ -15,6 +15,10 @@ pub struct RunningArguments {
     #[arg(long, value_enum)]
     pub device: Option<Device>,
 
+    /// The vendor's library, for `--device rknn` [default: librknnrt.so of the system's folders]
+    #[arg(long, value_name = "FILE")]
+    pub library: Option<PathBuf>,
+
     /// Round activations as llama.cpp's CPU backend rounds them for the types of a GGUF file's weights
     #[arg(long)]
     pub cpu_like: bool,

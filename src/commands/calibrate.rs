@@ -37,6 +37,7 @@ fn observe(arguments: &CalibrateArguments, threads: usize) -> anyhow::Result<Rep
         target: super::target(&arguments.target)?,
         seed: arguments.seed,
         budget: Budget { bytes: arguments.memory_budget, threads },
+        npu: None,
     };
     let recipe = match &arguments.recipe {
         Some(path) => Some(Recipe::read(path, arguments.options)?),

@@ -24,7 +24,7 @@ use tessera_formats::npu::{Board, Target};
 use crate::cli::{Command, RunningArguments};
 use crate::convert::budget::Budget;
 use crate::exit::Verdict;
-use crate::models::Opening;
+use crate::models::{self, Opening};
 use crate::recipe::Recipe;
 use crate::talk::say;
 
@@ -63,13 +63,15 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
 fn opening(arguments: &RunningArguments, seed: u64) -> anyhow::Result<Opening> {
     let options = arguments.options;
     let recipe = arguments.recipe.as_ref();
+    let target = target(&arguments.target)?;
+    let npu = models::npu::start(arguments.device, arguments.library.as_deref(), &target)?;
     Ok(Opening {
         device: arguments.device,
         cpu_like: arguments.cpu_like,
         options,
         recipe: recipe.map(|path| Recipe::read(path, options)).transpose()?,
         calibration: arguments.calibration.clone(),
-        target: target(&arguments.target)?,
+        target,
         seed,
         budget: Budget {
             // Rows are quantized while a layer's weights are in memory.
@@ -77,6 +79,7 @@ fn opening(arguments: &RunningArguments, seed: u64) -> anyhow::Result<Opening> {
                 .max(LEAST_QUANTIZATION_MEMORY),
             threads: threads(arguments.threads)?,
         },
+        npu,
     })
 }
 

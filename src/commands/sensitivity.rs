@@ -70,6 +70,7 @@ fn measure(arguments: &SensitivityArguments, threads: usize) -> anyhow::Result<R
         target,
         seed: arguments.seed,
         budget,
+        npu: None,
     };
     sensitivity(&Request {
         model: &arguments.model,

@@ -125,6 +125,7 @@ fn plain(opening: &Opening) -> Opening {
         options: Default::default(),
         recipe: None,
         calibration: None,
+        npu: None,
         ..opening.clone()
     }
 }

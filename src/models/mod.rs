@@ -1,6 +1,7 @@
 //! Models that are run: GGUF files, packs, and GGUF files quantized in memory.
 
 pub mod mixed;
+pub mod npu;
 mod quantized;
 mod spec;
 
@@ -18,6 +19,7 @@ use tessera_runtime::checkpoint::{Checkpoint, GgufCheckpoint, PackCheckpoint};
 use tessera_runtime::decoder::Decoder;
 #[cfg(feature = "candle")]
 use tessera_runtime::linear::candle::CandleDevice;
+use tessera_runtime::rknn::Npu;
 use tessera_runtime::simulator::{Arithmetic, Simulation};
 use tessera_runtime::tokenizer::Tokenizer;
 
@@ -36,6 +38,10 @@ pub enum Device {
     Reference,
     /// The NPU's arithmetic, integer for integer
     Sim,
+    /// The NPU of this board, for packs
+    Rknn,
+    /// A library that stands in for the vendor's, for tests of tessera itself
+    StandIn,
     /// The reference by candle, on the CPU; what is quantized stays simulated
     #[cfg(feature = "candle")]
     Candle,
@@ -63,6 +69,8 @@ pub struct Opening {
     pub seed: u64,
     /// Memory and threads of quantization.
     pub budget: Budget,
+    /// The NPU, where it is the device of packs.
+    pub npu: Option<Arc<Npu>>,
 }
 
 impl Opening {
@@ -138,6 +146,11 @@ impl Model {
             "`{}` has no integers to simulate: give a scheme, or convert it to a pack",
             Escaped(&spec.text),
         );
+        ensure!(
+            opening.npu.is_none() || matches!(spec.how, Some(How::Float | How::CpuLike)),
+            "`{}` is a GGUF file, and the NPU executes packs: convert it with `tessera convert`",
+            Escaped(&spec.text),
+        );
         let form = match &run {
             #[cfg(feature = "candle")]
             Run::Float if opening.device == Some(Device::Candle) => "float, candle".to_owned(),
@@ -175,7 +188,10 @@ impl Model {
         let simulation = simulation(opening);
         Ok(Model {
             name: spec.text.clone(),
-            form: form(&schemes.join("+"), simulation),
+            form: match &opening.npu {
+                Some(npu) => npu::form(&schemes.join("+"), npu),
+                None => form(&schemes.join("+"), simulation),
+            },
             file: File::Pack(spec.path.clone(), simulation),
             saturated: Arc::default(),
         })
@@ -208,7 +224,13 @@ impl Model {
             }
             File::Pack(path, simulation) => {
                 let pack = PackReader::open(path)?;
-                Box::new(PackCheckpoint::open(pack, *simulation)?.counting_in(saturated()))
+                let loaded = opening.npu.as_ref().map(|npu| npu::load(npu, &pack)).transpose();
+                let loaded = loaded.with_context(|| format!("`{}`", Escaped(&self.name)))?;
+                let checkpoint = PackCheckpoint::open(pack, *simulation)?.counting_in(saturated());
+                Box::new(match loaded {
+                    Some(loaded) => checkpoint.on_npu(loaded),
+                    None => checkpoint,
+                })
             }
         })
     }

@@ -22,6 +22,18 @@ pub fn tiny_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/stories260K-Q8_0.gguf")
 }
 
+/// The library that stands in for the vendor's, which cargo builds with the tests of the workspace.
+pub fn stand_in() -> PathBuf {
+    let binary = Path::new(env!("CARGO_BIN_EXE_tessera"));
+    let path = binary.with_file_name("examples/librknn_stand_in.so");
+    assert!(
+        path.exists(),
+        "no {}: cargo build -p tessera-runtime --example rknn_stand_in",
+        path.display()
+    );
+    path
+}
+
 /// A folder of further models beside the repository, where there is one.
 pub fn shared_models(folder: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models").join(folder);

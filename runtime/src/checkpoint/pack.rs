@@ -1,4 +1,4 @@
-//! A pack as a checkpoint: its linears on the simulated NPU, the rest as floats.
+//! A pack as a checkpoint: its linears on the NPU or the simulated one, the rest as floats.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,6 +18,7 @@ use super::gguf::read_rows;
 use crate::host::{ActivationScale, LinearInput, Weights, WeightsError};
 use crate::linear::float::FloatLinear;
 use crate::linear::{Linear, LinearError};
+use crate::rknn::{LoadedWeights, RknnError, RknnLinear};
 use crate::rotation::{Rotation, RotationError};
 use crate::simulator::{SimulatedLinear, Simulation};
 
@@ -90,6 +91,9 @@ pub enum PackCheckpointError {
     /// Weights that cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// The NPU failed.
+    #[error(transparent)]
+    Npu(#[from] RknnError),
 }
 
 /// A pack, its linears computed as the NPU computes them, or with float activations.
@@ -103,6 +107,8 @@ pub struct PackCheckpoint {
     metadata: Metadata,
     carried: HashMap<String, (GgmlType, Vec<u64>)>,
     simulation: Simulation,
+    /// Its tiles in the NPU's memory, where the NPU executes it.
+    npu: Option<Arc<LoadedWeights>>,
     /// Inputs of linears that are loaded: linears of one input share it.
     inputs: Mutex<HashMap<String, Weak<LinearInput>>>,
     rotations: Mutex<HashMap<RotationKey, Arc<Rotation>>>,
@@ -134,6 +140,7 @@ impl PackCheckpoint {
             metadata,
             carried,
             simulation,
+            npu: None,
             inputs: Mutex::default(),
             rotations: Mutex::default(),
             saturated: Arc::default(),
@@ -154,13 +161,27 @@ impl PackCheckpoint {
         self
     }
 
+    /// Has the NPU execute linears whose tiles are in its memory. Activations are integers, whatever the
+    /// simulation says.
+    ///
+    /// What counts results of the i4 engine then counts those that are the least or the greatest of 16 bits: a
+    /// sum that is beyond becomes one of these.
+    #[must_use]
+    pub fn on_npu(mut self, weights: Arc<LoadedWeights>) -> Self {
+        self.npu = Some(weights);
+        self
+    }
+
     /// Results of the i4 engine, so far, that did not fit 16 bits, of all linears of this pack.
     pub fn saturated(&self) -> u64 {
         self.saturated.load(Ordering::Relaxed)
     }
 
-    /// Loads a linear of the manifest.
-    fn simulated(&self, linear: &manifest::Linear) -> Result<SimulatedLinear, PackCheckpointError> {
+    /// Shape, scales and correction of a linear of the manifest, and its input.
+    fn weights(
+        &self,
+        linear: &manifest::Linear,
+    ) -> Result<(Weights, Arc<LinearInput>), PackCheckpointError> {
         let mut weights = describe(linear)?;
         weights.scales = read_f32(&self.pack, &linear.scale)?;
         let wrong = |scale: &f32| !(scale.is_finite() && *scale != 0.0);
@@ -173,6 +194,24 @@ impl PackCheckpoint {
             None => None,
         };
         let input = self.input(&linear.input)?;
+        Ok((weights, input))
+    }
+
+    /// A linear whose tiles are in the NPU's memory.
+    fn on_chip(
+        &self,
+        linear: &manifest::Linear,
+        loaded: &LoadedWeights,
+    ) -> Result<RknnLinear, PackCheckpointError> {
+        let (weights, input) = self.weights(linear)?;
+        let tiles: Vec<_> = linear.segments.iter().map(|segment| segment.tiles.clone()).collect();
+        let (digits, saturated) = (self.simulation.digits, Arc::clone(&self.saturated));
+        Ok(RknnLinear::new(weights, &tiles, input, loaded, digits, saturated)?)
+    }
+
+    /// Loads a linear of the manifest.
+    fn simulated(&self, linear: &manifest::Linear) -> Result<SimulatedLinear, PackCheckpointError> {
+        let (weights, input) = self.weights(linear)?;
         let saturated = Arc::clone(&self.saturated);
         SimulatedLinear::load(weights, input, self.simulation, saturated, |segment| {
             let mut tiles = linear.segments.get(segment).map(|segment| Tiles {
@@ -304,10 +343,27 @@ impl Checkpoint for PackCheckpoint {
         }
     }
 
+    fn loaded_bytes(&self, name: &str) -> u64 {
+        let stored = self.linear_bytes(name);
+        match (&self.npu, self.pack.linear(name)) {
+            // Tiles are in the NPU's memory, once for all.
+            (Some(_), Some(linear)) => {
+                let tiles = linear.segments.iter().map(|segment| &segment.tiles);
+                let tiles = tiles.filter_map(|name| self.pack.tensor_info(name));
+                tiles.map(|tensor| tensor.bytes).fold(stored, u64::saturating_sub)
+            }
+            _ => stored,
+        }
+    }
+
     fn linear(&self, name: &str) -> Result<Box<dyn Linear>, LinearError> {
         match self.pack.linear(name) {
             Some(linear) => {
-                Ok(Box::new(self.simulated(linear).map_err(|error| of_linear(name, error))?))
+                let failed = |error| of_linear(name, error);
+                Ok(match &self.npu {
+                    Some(loaded) => Box::new(self.on_chip(linear, loaded).map_err(failed)?),
+                    None => Box::new(self.simulated(linear).map_err(failed)?),
+                })
             }
             None => Ok(Box::new(self.float(name)?)),
         }

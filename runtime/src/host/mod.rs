@@ -23,6 +23,7 @@ mod digits;
 mod error;
 mod isa;
 mod rescale;
+mod results;
 mod rows;
 
 pub use activation::{ActivationScale, LinearInput};
@@ -34,6 +35,7 @@ pub use error::WeightsError;
 pub use isa::Isa;
 pub use rescale::Overflow;
 pub(crate) use rescale::Rescale;
+pub use results::{EngineResults, EngineRows};
 pub(crate) use rows::Rows;
 
 /// Output channels that are worked on together.

@@ -14,7 +14,7 @@ pub enum Overflow {
 
 impl Overflow {
     /// The engine's 16-bit result.
-    const fn narrow(self, sum: i32) -> i32 {
+    pub(crate) const fn narrow(self, sum: i32) -> i32 {
         match self {
             Overflow::Saturate if sum > 32767 => 32767,
             Overflow::Saturate if sum < -32768 => -32768,

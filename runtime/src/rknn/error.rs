@@ -3,9 +3,12 @@
 use std::ffi::c_int;
 use std::path::PathBuf;
 
+use tessera_formats::escape::Escaped;
+use tessera_formats::pack::PackError;
 use thiserror::Error;
 
 use super::version::{LEAST_VERSION, Version};
+use crate::host::WeightsError;
 
 /// A failure of the library, or of reaching it.
 #[derive(Debug, Error)]
@@ -102,6 +105,41 @@ pub enum RknnError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A pack that cannot be read.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// Weights that cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Tiles that are not those of the manifest.
+    #[error("`{}` does not have the SHA-256 that the manifest records", Escaped(tensor))]
+    Digest {
+        /// The tensor.
+        tensor: String,
+    },
+    /// A size that this machine, or the library, cannot address.
+    #[error("`{}` is too large", Escaped(tensor))]
+    Unaddressable {
+        /// The tensor, or the linear.
+        tensor: String,
+    },
+    /// Tiles that were not loaded.
+    #[error("the tiles of segment {segment} of `{}` are not in the NPU's memory", Escaped(linear))]
+    NotLoaded {
+        /// The linear.
+        linear: String,
+        /// The segment.
+        segment: usize,
+    },
+    /// A core's thread that cannot be started.
+    #[error("a thread for a core of the NPU")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A core's thread that has ended.
+    #[error("the thread of a core of the NPU has ended: this is a bug")]
+    CoreLost,
     /// Another process drives the NPU.
     #[error("another process of tessera drives the NPU (`{}` is locked): two at once can panic the kernel", path.display())]
     Busy {

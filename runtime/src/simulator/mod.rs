@@ -8,10 +8,12 @@
 mod gemm;
 mod halves;
 mod linear;
+mod products;
 mod rows;
 mod weights;
 
 pub use linear::SimulatedLinear;
+pub use products::products;
 
 use crate::host::{Digits, Overflow};
 

@@ -1,0 +1,431 @@
+//! A linear on the NPU.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tessera_formats::npu::Engine;
+use tessera_formats::npu::tiles::TileLayout;
+
+use super::contexts::{Contexts, buffer_bytes};
+use super::weights::Tiles;
+use super::{Layout, LoadedWeights, Npu, RknnError, Shape, Slice, rows};
+use crate::host::{
+    self, GROUP, Isa, LinearInput, Operands, Overflow, Plan, QuantizedRows, Rescale, RowScale,
+    Rows, Sums, Weights,
+};
+use crate::linear::{Activations, Linear, LinearError, shape};
+
+/// Most rows of operands of one matmul.
+const MOST_ROWS: usize = 256;
+
+/// Most bytes of activations and results of one matmul, but for the fewest rows.
+const MOST_BYTES: u64 = 8 << 20;
+
+/// Rows of a matmul are 1 or a multiple of this.
+const ROWS_ALIGN: usize = 4;
+
+/// A linear, or expert linears, whose tiles are in the NPU's memory. Channels are divided among the cores, each
+/// of which has its part of all segments to do.
+#[derive(Debug)]
+pub struct RknnLinear {
+    shape: shape::Shape,
+    input: Arc<LinearInput>,
+    plan: Arc<Plan>,
+    npu: Arc<Npu>,
+    part: Arc<[Part]>,
+    shared: Arc<Shared>,
+}
+
+/// Channels that one core has: whole groups, but for the last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Groups of channels.
+    groups: Range<usize>,
+    /// Channels, those of padding included.
+    pub(super) padded: Range<usize>,
+    /// Channels that the linear has.
+    pub(super) channels: Range<usize>,
+}
+
+/// What the threads of the cores need.
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    engine: Engine,
+    n: usize,
+    groups: usize,
+    segments: Vec<Segment>,
+    /// `[experts, segments, groups]`.
+    scales: Vec<[f32; GROUP]>,
+    /// `[experts, n]`.
+    correction: Option<Vec<f32>>,
+    planes: usize,
+    base: i32,
+    asymmetric: bool,
+    k: usize,
+    at_the_rail: Arc<AtomicU64>,
+    isa: Isa,
+}
+
+/// The weights of a range of columns.
+#[derive(Debug)]
+struct Segment {
+    columns: Range<usize>,
+    tiles: Tiles,
+    layout: TileLayout,
+    /// The parts' tiles, `[matrices, parts]`, each bound when it is first used.
+    slices: Vec<OnceLock<Arc<Slice>>>,
+}
+
+/// One core's part of the work.
+struct Task {
+    matrix: usize,
+    part: usize,
+    parts: Arc<[Part]>,
+    npu: Arc<Npu>,
+    quantized: Arc<QuantizedRows>,
+    /// Rows of the activations.
+    rows: Arc<[usize]>,
+}
+
+impl RknnLinear {
+    /// A linear of tiles that are loaded, one tensor for each segment. Results of the i4 engine that are the
+    /// least or the greatest of 16 bits, which sums beyond them become, are counted in `at_the_rail`.
+    ///
+    /// # Errors
+    ///
+    /// If anything about the weights is wrong, or their tiles were not loaded.
+    pub fn new(
+        weights: Weights,
+        tiles: &[String],
+        input: Arc<LinearInput>,
+        loaded: &LoadedWeights,
+        digits: host::Digits,
+        at_the_rail: Arc<AtomicU64>,
+    ) -> Result<Self, RknnError> {
+        weights.check(&input)?;
+        let shape = weights.shape();
+        let npu = Arc::clone(loaded.npu());
+        let mut segments = Vec::with_capacity(weights.segments.len());
+        let mut parts = Vec::new();
+        for (index, columns) in weights.segments.iter().enumerate() {
+            let layout = shape.layout(columns.len())?;
+            let missing = || RknnError::NotLoaded { linear: weights.name.clone(), segment: index };
+            let tiles = tiles.get(index).and_then(|tensor| loaded.tiles(tensor));
+            let tiles = tiles.ok_or_else(missing)?;
+            parts = divide(weights.n, layout.n(), npu.cores());
+            let slices = shape.matrices * parts.len();
+            let slices = (0..slices).map(|_| OnceLock::new()).collect();
+            segments.push(Segment { columns: columns.clone(), tiles, layout, slices });
+        }
+        let plan = input.plan(weights.scheme, digits, &weights.activation, &weights.segments);
+        let Weights { experts, n, k, .. } = weights;
+        let shared = Shared {
+            name: weights.name.clone(),
+            engine: shape.engine,
+            n,
+            groups: shape.groups(),
+            segments,
+            scales: weights.group_scales(),
+            correction: weights.correction,
+            planes: plan.planes(),
+            base: plan.base(),
+            asymmetric: plan.is_asymmetric(),
+            k: plan.k(),
+            at_the_rail,
+            isa: Isa::detect(),
+        };
+        Ok(RknnLinear {
+            shape: shape::Shape { name: weights.name, experts, n, k },
+            input,
+            plan,
+            npu,
+            part: parts.into(),
+            shared: Arc::new(shared),
+        })
+    }
+
+    fn run(
+        &self,
+        matrix: usize,
+        x: &Activations<'_>,
+        rows: Rows<'_>,
+        out: &mut [f32],
+    ) -> Result<(), LinearError> {
+        if rows.len() == 0 {
+            return Ok(());
+        }
+        let quantized = QuantizedRows::of(&self.shape.name, &self.input, &self.plan, x)?;
+        let failed = |source: RknnError| LinearError::Device {
+            name: self.shape.name.clone(),
+            device: "the NPU",
+            source: Box::new(source),
+        };
+        let at_once = self.shared.rows_at_once(&self.part);
+        let n = self.shape.n;
+        for (index, out) in out.chunks_mut(at_once * n).enumerate() {
+            let first = index * at_once;
+            let chosen: Arc<[usize]> =
+                (first..first + out.len() / n).map(|row| rows.get(row)).collect();
+            let mut waiting = Vec::with_capacity(self.part.len());
+            for part in 0..self.part.len() {
+                let task = Task {
+                    matrix,
+                    part,
+                    parts: Arc::clone(&self.part),
+                    npu: Arc::clone(&self.npu),
+                    quantized: Arc::clone(&quantized),
+                    rows: Arc::clone(&chosen),
+                };
+                let shared = Arc::clone(&self.shared);
+                let job = move |contexts: &mut Contexts| shared.multiply(&task, contexts);
+                waiting.push(self.npu.on_core(part, job).map_err(failed)?);
+            }
+            for (part, waiting) in self.part.iter().zip(waiting) {
+                let values = waiting.recv().map_err(|_| failed(RknnError::CoreLost))?;
+                let values = values.map_err(failed)?;
+                let of_row = values.chunks_exact(part.channels.len());
+                for (out, values) in out.chunks_exact_mut(n).zip(of_row) {
+                    out[part.channels.clone()].copy_from_slice(values);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Divides channels among cores, whole groups for each.
+pub(super) fn divide(n: usize, n_padded: usize, cores: usize) -> Vec<Part> {
+    let groups = n.div_ceil(GROUP);
+    let parts = cores.clamp(1, groups.max(1));
+    (0..parts)
+        .map(|part| {
+            let groups = part * groups / parts..(part + 1) * groups / parts;
+            let range = |n: usize| (groups.start * GROUP).min(n)..(groups.end * GROUP).min(n);
+            let (channels, padded) = (range(n), range(n_padded));
+            Part { groups, padded, channels }
+        })
+        .collect()
+}
+
+/// M of a matmul of at least so many rows: 1, or four times a power of two, so that a few serve all.
+fn padded_rows(rows: usize) -> usize {
+    if rows <= 1 { 1 } else { rows.next_multiple_of(ROWS_ALIGN).next_power_of_two() }
+}
+
+impl Shared {
+    /// The matmul of a part of a segment.
+    fn matmul_shape(&self, segment: &Segment, part: &Part, m: usize) -> Result<Shape, RknnError> {
+        let number = |value: usize| {
+            u32::try_from(value).map_err(|_| RknnError::Unaddressable { tensor: self.name.clone() })
+        };
+        Ok(Shape {
+            m: number(m)?,
+            k: number(segment.columns.len())?,
+            n: number(part.padded.len())?,
+            engine: self.engine,
+            layout: Layout::of(self.engine),
+            domain: segment.tiles.domain,
+        })
+    }
+
+    /// Rows of activations that are multiplied at once: as many as the buffers of every part may have.
+    fn rows_at_once(&self, parts: &[Part]) -> usize {
+        let fits = |m: usize| {
+            parts.iter().all(|part| {
+                self.segments.iter().all(|segment| {
+                    let shape = self.matmul_shape(segment, part, m);
+                    shape.is_ok_and(|shape| buffer_bytes(shape) <= MOST_BYTES)
+                })
+            })
+        };
+        let mut m = MOST_ROWS;
+        while m > ROWS_ALIGN && !fits(m) {
+            m /= 2;
+        }
+        (m / self.planes).max(1)
+    }
+
+    /// Results of a part for some rows, `[rows, channels]`.
+    fn multiply(&self, task: &Task, contexts: &mut Contexts) -> Result<Vec<f32>, RknnError> {
+        let part = &task.parts[task.part];
+        let width = part.channels.len();
+        let mut out = vec![0.0; task.rows.len() * width];
+        let m = padded_rows(task.rows.len() * self.planes);
+        let mut at_the_rail = 0;
+        for (index, segment) in self.segments.iter().enumerate() {
+            let shape = self.matmul_shape(segment, part, m)?;
+            let slice = segment.slice(task)?;
+            let matmul = contexts.matmul(shape)?;
+            matmul.set_weights(slice)?;
+            self.write_rows(shape, segment, task, matmul.activations());
+            matmul.run()?;
+            at_the_rail += self.rescale(shape, index, task, matmul.results(), &mut out);
+        }
+        if let Some(correction) = &self.correction {
+            let channels = &correction[task.matrix * self.n..][part.channels.clone()];
+            for row in out.chunks_exact_mut(width) {
+                row.iter_mut().zip(channels).for_each(|(out, correction)| *out += correction);
+            }
+        }
+        if at_the_rail > 0 {
+            self.at_the_rail.fetch_add(at_the_rail, Ordering::Relaxed);
+        }
+        Ok(out)
+    }
+
+    /// Writes the rows' operands in a segment's columns. Rows of padding keep what they had.
+    fn write_rows(&self, shape: Shape, segment: &Segment, task: &Task, a: &mut [u8]) {
+        let columns =
+            |row: usize| row * self.k + segment.columns.start..row * self.k + segment.columns.end;
+        for (index, &row) in task.rows.iter().enumerate() {
+            match &task.quantized.operands {
+                Operands::Integers(values) => {
+                    for plane in 0..self.planes {
+                        let values = &values[columns(row * self.planes + plane)];
+                        rows::write_integers(shape, index * self.planes + plane, values, a);
+                    }
+                }
+                Operands::Halves(values) => {
+                    rows::write_halves(shape, index, &values[columns(row)], a);
+                }
+            }
+        }
+    }
+
+    /// Adds a segment's results to those of the segments before; gives how many were the least or the greatest
+    /// of the engine.
+    fn rescale(&self, shape: Shape, index: usize, task: &Task, c: &[u8], out: &mut [f32]) -> u64 {
+        let part = &task.parts[task.part];
+        let segment = &self.segments[index];
+        let mut at_the_rail = 0;
+        let mut planes = [[0; GROUP]; 2];
+        let out = out.chunks_exact_mut(part.channels.len());
+        for (at, (&row, out)) in task.rows.iter().zip(out).enumerate() {
+            let scales = &task.quantized.scales[row * self.segments.len() + index];
+            let RowScale { scale: row_scale, zero } = *scales;
+            for (group, out) in part.groups.clone().zip(out.chunks_mut(GROUP)) {
+                let first = group * GROUP - part.padded.start;
+                let scales = (task.matrix * self.segments.len() + index) * self.groups + group;
+                let scales = &self.scales[scales];
+                if self.engine == Engine::F16 {
+                    let sums = rows::read_floats(shape, at, first, c);
+                    for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales) {
+                        let value = sum * row_scale * scale;
+                        *out = if index > 0 { *out + value } else { value };
+                    }
+                    continue;
+                }
+                let planes = &mut planes[..self.planes];
+                for (plane, sums) in planes.iter_mut().enumerate() {
+                    *sums = rows::read_integers(shape, at * self.planes + plane, first, c);
+                }
+                let overflow = (self.engine == Engine::I4).then(|| {
+                    let rail = |sum: &&i32| matches!(**sum, -32768 | 32767);
+                    at_the_rail += planes.iter().flatten().filter(rail).count();
+                    // 16 bits already.
+                    Overflow::Saturate
+                });
+                let sums = self.asymmetric.then(|| segment.sums(task.matrix, group));
+                let zero = sums.as_ref().map(|sums| (zero, sums));
+                let (base, add) = (self.base, index > 0);
+                let rescale = Rescale { overflow, base, row_scale, scales, zero, add };
+                rescale.apply(self.isa, planes, out);
+            }
+        }
+        at_the_rail as u64
+    }
+}
+
+impl Segment {
+    /// The tiles of a task's part.
+    fn slice(&self, task: &Task) -> Result<&Arc<Slice>, RknnError> {
+        let Task { matrix, part, parts, npu, .. } = task;
+        let kept = &self.slices[matrix * parts.len() + part];
+        if let Some(slice) = kept.get() {
+            return Ok(slice);
+        }
+        let rows = &parts[*part].padded;
+        let row_panels =
+            |row: usize| row / self.layout.engine().tile_n() * self.layout.panel_bytes();
+        let (start, end) = (row_panels(rows.start), row_panels(rows.end));
+        let bytes = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        let offset = self.tiles.offset + bytes(matrix * self.layout.bytes() + start);
+        let (domain, arena) = (self.tiles.domain, &self.tiles.arena);
+        let slice = Arc::new(npu.slice(domain, arena, offset, bytes(end - start))?);
+        // Another thread has another part.
+        Ok(kept.get_or_init(|| slice))
+    }
+
+    /// Sums of the weights of a group's channels, zero of those that are not there.
+    fn sums(&self, matrix: usize, group: usize) -> Sums {
+        let mut sums = [0; GROUP];
+        let n = self.layout.n();
+        let all = self.tiles.sums.as_deref().map_or(&[][..], Vec::as_slice);
+        let of_group = matrix * n + group * GROUP..matrix * n + n.min((group + 1) * GROUP);
+        if let Some(of_group) = all.get(of_group) {
+            sums[..of_group.len()].copy_from_slice(of_group);
+        }
+        sums
+    }
+}
+
+impl Linear for RknnLinear {
+    fn experts(&self) -> Option<usize> {
+        self.shape.experts
+    }
+
+    fn n(&self) -> usize {
+        self.shape.n
+    }
+
+    fn k(&self) -> usize {
+        self.shape.k
+    }
+
+    fn apply(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<(), LinearError> {
+        self.shape.check_plain(x, out)?;
+        self.run(0, x, Rows::All(x.rows()), out)
+    }
+
+    fn apply_expert(
+        &self,
+        expert: usize,
+        x: &Activations<'_>,
+        rows: &[usize],
+        out: &mut [f32],
+    ) -> Result<(), LinearError> {
+        self.shape.check_expert(expert, x, rows, out)?;
+        self.run(expert, x, Rows::Some(rows), out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_have_whole_groups_and_all_channels() {
+        for (n, n_padded) in [(1, 64), (64, 64), (65, 96), (172, 192), (512, 512), (32000, 32000)] {
+            for cores in [1, 2, 3] {
+                let parts = divide(n, n_padded, cores);
+                assert!(parts.len() <= cores && !parts.is_empty());
+                let mut channel = 0;
+                let mut padded = 0;
+                for part in &parts {
+                    assert_eq!((part.channels.start, part.padded.start), (channel, padded));
+                    assert!(!part.channels.is_empty() && part.channels.start % GROUP == 0);
+                    (channel, padded) = (part.channels.end, part.padded.end);
+                }
+                assert_eq!((channel, padded), (n, n_padded));
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_padded_to_a_few_numbers() {
+        let found = [1, 2, 3, 4, 5, 8, 9, 17, 100, 256].map(padded_rows);
+        assert_eq!(found, [1, 4, 4, 4, 8, 8, 16, 32, 128, 256]);
+    }
+}

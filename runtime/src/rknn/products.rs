@@ -1,0 +1,204 @@
+//! An engine's own results on the NPU: what validation compares, before anything is rescaled.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tessera_formats::npu::Engine;
+use tessera_formats::npu::tiles::TileLayout;
+
+use super::contexts::Contexts;
+use super::linear::{Part, divide};
+use super::weights::Tiles;
+use super::{Layout, LoadedWeights, RknnError, Shape, rows};
+use crate::host::{EngineResults, EngineRows, GROUP};
+
+/// A segment of a linear in the NPU's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadedSegment<'a> {
+    /// Tensor of its tiles.
+    pub tensor: &'a str,
+    /// The layout of one matrix of them.
+    pub layout: TileLayout,
+    /// Output channels, without padding.
+    pub n: usize,
+    /// Which of several matrices.
+    pub matrix: usize,
+}
+
+/// What the cores gave, and how long the slowest of them took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Products {
+    /// `[rows, n]`.
+    pub results: EngineResults,
+    /// From handing over the rows to having the results, without copying either.
+    pub time: Duration,
+}
+
+impl LoadedWeights {
+    /// The engine's results for `rows`, at most as many as M, which is 1 or a multiple of 4: rows that lack are
+    /// zeros. Channels are divided as linears divide them; part p is done by core p + `turn`, so that every core
+    /// can be given every channel.
+    ///
+    /// # Errors
+    ///
+    /// If the tiles are not loaded, or the NPU fails.
+    ///
+    /// # Panics
+    ///
+    /// If there are more rows than M, or they are none of the segment's.
+    pub fn products(
+        &self,
+        segment: LoadedSegment<'_>,
+        rows: &Arc<EngineRows>,
+        m: usize,
+        turn: usize,
+    ) -> Result<Products, RknnError> {
+        let LoadedSegment { tensor, layout, n, matrix } = segment;
+        let count = rows.len();
+        assert!(count <= m && rows.k() == layout.k(), "rows of the segment, at most M");
+        let missing = || RknnError::NotLoaded { linear: tensor.to_owned(), segment: 0 };
+        let tiles = self.tiles(tensor).ok_or_else(missing)?;
+        let cores = self.npu().cores();
+        let parts = divide(n, layout.n(), cores);
+        let mut waiting = Vec::with_capacity(parts.len());
+        for (index, part) in parts.iter().enumerate() {
+            let task = Task {
+                tiles: tiles.clone(),
+                layout,
+                matrix,
+                part: part.clone(),
+                rows: Arc::clone(rows),
+                m,
+            };
+            let npu = Arc::clone(self.npu());
+            let bytes = task.bytes();
+            let slice = Arc::new(npu.slice(tiles.domain, &tiles.arena, bytes.0, bytes.1)?);
+            let job = move |contexts: &mut Contexts| {
+                let mut run = || {
+                    let matmul = contexts.matmul(task.shape()?)?;
+                    matmul.set_weights(&slice)?;
+                    task.write(matmul.shape(), matmul.activations());
+                    let started = Instant::now();
+                    matmul.run()?;
+                    let time = started.elapsed();
+                    Ok::<_, RknnError>((task.read(matmul.shape(), matmul.results()), time))
+                };
+                run()
+            };
+            waiting.push(self.npu().on_core((index + turn) % cores, job)?);
+        }
+        let mut results = EngineResults::zeros(layout.engine(), count, n);
+        let mut time = Duration::ZERO;
+        for (part, waiting) in parts.iter().zip(waiting) {
+            let (found, taken) = waiting.recv().map_err(|_| RknnError::CoreLost)??;
+            results.put(part.channels.clone(), &found);
+            time = time.max(taken);
+        }
+        Ok(Products { results, time })
+    }
+}
+
+/// One core's part.
+struct Task {
+    tiles: Tiles,
+    layout: TileLayout,
+    matrix: usize,
+    part: Part,
+    rows: Arc<EngineRows>,
+    m: usize,
+}
+
+impl Task {
+    /// Where its tiles begin in the arena, and how many bytes they have.
+    fn bytes(&self) -> (u64, u64) {
+        let panels = |row: usize| row / self.layout.engine().tile_n() * self.layout.panel_bytes();
+        let (start, end) = (panels(self.part.padded.start), panels(self.part.padded.end));
+        let bytes = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        let first = bytes(self.matrix * self.layout.bytes() + start);
+        (self.tiles.offset.saturating_add(first), bytes(end - start))
+    }
+
+    fn shape(&self) -> Result<Shape, RknnError> {
+        let number = |value: usize| {
+            let tensor = || format!("a segment of {value} rows or columns");
+            u32::try_from(value).map_err(|_| RknnError::Unaddressable { tensor: tensor() })
+        };
+        let engine = self.layout.engine();
+        Ok(Shape {
+            m: number(self.m)?,
+            k: number(self.layout.k())?,
+            n: number(self.part.padded.len())?,
+            engine,
+            layout: Layout::of(engine),
+            domain: self.tiles.domain,
+        })
+    }
+
+    fn write(&self, shape: Shape, a: &mut [u8]) {
+        a.fill(0);
+        match &*self.rows {
+            EngineRows::Integers { values, k } => {
+                for (row, values) in values.chunks_exact(*k).enumerate() {
+                    rows::write_integers(shape, row, values, a);
+                }
+            }
+            EngineRows::Halves { values, k } => {
+                for (row, values) in values.chunks_exact(*k).enumerate() {
+                    rows::write_halves(shape, row, values, a);
+                }
+            }
+        }
+    }
+
+    fn read(&self, shape: Shape, c: &[u8]) -> EngineResults {
+        let (engine, width) = (self.layout.engine(), self.part.channels.len());
+        let mut results = EngineResults::zeros(engine, self.rows.len(), width);
+        for row in 0..self.rows.len() {
+            for first in (0..width).step_by(GROUP) {
+                let channels = row * width + first..row * width + width.min(first + GROUP);
+                match &mut results {
+                    EngineResults::Integers { values, .. } => {
+                        let sums = rows::read_integers(shape, row, first, c);
+                        values[channels.clone()].copy_from_slice(&sums[..channels.len()]);
+                    }
+                    EngineResults::Floats { values, .. } => {
+                        let sums = rows::read_floats(shape, row, first, c);
+                        values[channels.clone()].copy_from_slice(&sums[..channels.len()]);
+                    }
+                }
+            }
+        }
+        results
+    }
+}
+
+impl EngineResults {
+    /// Of as many rows and channels, all zero.
+    fn zeros(engine: Engine, rows: usize, n: usize) -> Self {
+        match engine {
+            Engine::F16 => EngineResults::Floats { values: vec![0.0; rows * n], n },
+            Engine::I8 | Engine::I4 => EngineResults::Integers { values: vec![0; rows * n], n },
+        }
+    }
+
+    /// Takes in the channels that a part has.
+    fn put(&mut self, channels: std::ops::Range<usize>, part: &EngineResults) {
+        fn each<T: Copy>(into: &mut [T], n: usize, channels: &std::ops::Range<usize>, from: &[T]) {
+            let rows = into.chunks_exact_mut(n).zip(from.chunks_exact(channels.len()));
+            rows.for_each(|(into, from)| into[channels.clone()].copy_from_slice(from));
+        }
+        match (self, part) {
+            (
+                EngineResults::Integers { values, n },
+                EngineResults::Integers { values: part, .. },
+            ) => {
+                each(values, *n, &channels, part);
+            }
+            (EngineResults::Floats { values, n }, EngineResults::Floats { values: part, .. }) => {
+                each(values, *n, &channels, part);
+            }
+            // Of one engine.
+            _ => {}
+        }
+    }
+}
