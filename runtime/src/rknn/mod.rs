@@ -7,6 +7,7 @@ mod library;
 mod lock;
 mod matmul;
 mod memory;
+mod open;
 mod version;
 
 pub use error::RknnError;
@@ -14,4 +15,5 @@ pub use library::{FOLDERS, LIBRARY, Library};
 pub use lock::NpuLock;
 pub use matmul::{Core, Layout, Matmul, Operand, Shape};
 pub use memory::{Arena, Slice};
+pub use open::{Kind, open, versions};
 pub use version::{LEAST_VERSION, VERSION_MARK, Version};
