@@ -10,7 +10,7 @@ use half::f16;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
 use tessera_runtime::rknn::{
-    Arena, Core, Layout, Library, Matmul, Operand, RknnError, Shape, Slice,
+    Arena, Core, Kind, Layout, Library, Matmul, Operand, RknnError, Shape, Slice, open, versions,
 };
 
 /// The stand-in, which `cargo test` builds beside the tests unless it is told to build one test alone.
@@ -258,6 +258,22 @@ fn files_that_are_no_library_are_refused() {
     std::fs::remove_file(&path).unwrap();
     let error = Library::find(&folders).unwrap_err().to_string();
     assert!(error.contains("install the vendor's runtime"), "{error}");
+}
+
+#[test]
+fn a_library_is_opened_for_what_it_drives() {
+    let (library, lock) = open(Kind::StandIn, Some(&stand_in())).unwrap();
+    assert!(lock.is_none());
+    let said = versions(&library).unwrap();
+    assert_eq!(said, ["2.3.2 (stand-in@2026-11-21)", "0.9.8"]);
+    let error = open(Kind::Board, Some(&stand_in())).unwrap_err().to_string();
+    assert!(error.contains("for `--device stand-in`, not for `--device rknn`"), "{error}");
+    // What says that it is the vendor's, and is no library.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("librknnrt.so");
+    std::fs::write(&path, "librknnrt version: 2.3.2 (429f97ae6b@2025-04-09T09:09:27)").unwrap();
+    let error = open(Kind::StandIn, Some(&path)).unwrap_err().to_string();
+    assert!(error.contains("is the vendor's library"), "{error}");
 }
 
 /// What one of the tests below says in a process of its own, with variables that plant faults. Where cargo runs

@@ -7,6 +7,7 @@ use tessera_formats::escape::Escaped;
 use tessera_formats::pack::PackError;
 use thiserror::Error;
 
+use super::open::Kind;
 use super::version::{LEAST_VERSION, Version};
 use crate::host::WeightsError;
 
@@ -140,12 +141,30 @@ pub enum RknnError {
     /// A core's thread that has ended.
     #[error("the thread of a core of the NPU has ended: this is a bug")]
     CoreLost,
+    /// A library that drives something else than it was opened for.
+    #[error("`{}` is {}: it is for `--device {found}`, not for `--device {asked}`", path.display(), kind(*found))]
+    Kind {
+        /// The library.
+        path: PathBuf,
+        /// What it drives.
+        found: Kind,
+        /// What it was to drive.
+        asked: Kind,
+    },
     /// Another process drives the NPU.
     #[error("another process of tessera drives the NPU (`{}` is locked): two at once can panic the kernel", path.display())]
     Busy {
         /// The lock.
         path: PathBuf,
     },
+}
+
+/// What a library is.
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Board => "the vendor's library",
+        Kind::StandIn => "a stand-in for tests, which computes without an NPU",
+    }
 }
 
 /// The name of a code.

@@ -47,6 +47,14 @@ impl Version {
     ///
     /// If a read fails.
     pub fn behind(mark: &str, reader: &mut impl Read) -> std::io::Result<Option<Self>> {
+        Ok(Self::with_text(mark, reader)?.map(|(version, _)| version))
+    }
+
+    /// The same with the text that it stands in, of at most 32 bytes.
+    pub(super) fn with_text(
+        mark: &str,
+        reader: &mut impl Read,
+    ) -> std::io::Result<Option<(Self, String)>> {
         let (mut reader, mark) = (reader.take(MOST), mark.as_bytes());
         // What a mark, or the version after it, that is cut between two reads needs of the first.
         let kept = mark.len() + LONGEST;
@@ -63,7 +71,7 @@ impl Version {
                 }
                 let text = String::from_utf8_lossy(&text[..text.len().min(LONGEST)]);
                 if let Some(version) = Self::parse(&text) {
-                    return Ok(Some(version));
+                    return Ok(Some((version, text.into_owned())));
                 }
                 from += at + 1;
             }
