@@ -27,7 +27,7 @@ fn figures(report: &Value) -> Value {
 fn packs(folder: &Path) -> Vec<PathBuf> {
     let experts = Model::with_experts(&tiny_model()).write(folder, "experts.gguf");
     let mixed = folder.join("mixed.toml");
-    let rules = "[[rule]]\ntensors = \"blk.[0-2].*\"\nscheme = \"w4a4\"\n\n[[rule]]\ntensors = \"output.*\"\n\
+    let rules = "[[rule]]\nmatch = \"blk.[0-2].*\"\nscheme = \"w4a4\"\n\n[[rule]]\nmatch = \"output.*\"\n\
                  scheme = \"w16a16\"\n";
     std::fs::write(&mixed, rules).unwrap();
     let mut packs = Vec::new();
