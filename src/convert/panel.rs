@@ -8,6 +8,7 @@ use tessera_calibration::gptq;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
 use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
+use tessera_runtime::golden::{GoldenOperands, LaneBuffer};
 use tessera_runtime::quantize;
 
 use super::observed::{Hessian, Observed};
@@ -28,6 +29,8 @@ pub struct PanelQuantizer<'a> {
     pub scales: &'a Scales,
     /// What calibration observed of the linear's input.
     pub observed: Option<&'a Observed>,
+    /// Operands whose results are wanted.
+    pub golden: Option<&'a GoldenOperands>,
 }
 
 /// A segment that is being filled.
@@ -46,6 +49,7 @@ pub struct Scratch {
     integers: Vec<i8>,
     halves: Vec<f16>,
     clip: clip::Scratch,
+    lane: LaneBuffer,
 }
 
 /// What one panel gave beside its tiles.
@@ -68,6 +72,9 @@ pub struct PanelResult {
     pub losses: Losses,
     /// What each segment's accumulators can reach.
     pub bounds: Vec<Option<AccumulatorBound>>,
+    /// What the engine gives for the golden inputs, `[segment][lane][row]`, little-endian; empty where
+    /// it is not wanted, or a row is not certified.
+    pub golden: Vec<u8>,
     /// Whether every row's accumulators are certified.
     pub certified: bool,
 }
@@ -113,6 +120,7 @@ impl Scratch {
             integers: vec![0; k],
             halves: vec![f16::ZERO; k],
             clip: clip::Scratch::default(),
+            lane: LaneBuffer::default(),
         }
     }
 }
@@ -142,6 +150,28 @@ impl PanelQuantizer<'_> {
         if rows.len() < self.plan().engine().tile_n() {
             tiles.fill(0);
         }
+        let mut result = self.pack(rows, bytes, segments, scratch, tiles)?;
+        if let Some(golden) = self.golden.filter(|_| result.certified) {
+            let mut rest = &*tiles;
+            for segment in segments {
+                let (tiles, after) = rest.split_at(segment.layout.panel_bytes());
+                let (lane, results) = (&mut scratch.lane, &mut result.golden);
+                golden.panel(segment.columns.clone(), tiles, result.rows, lane, results);
+                rest = after;
+            }
+        }
+        Ok(result)
+    }
+
+    /// Quantizes the rows into tiles, lane by lane.
+    fn pack(
+        &self,
+        rows: Range<usize>,
+        bytes: &[u8],
+        segments: &[SegmentPlan],
+        scratch: &mut Scratch,
+        tiles: &mut [u8],
+    ) -> anyhow::Result<PanelResult> {
         match (self.plan().options.rounding, self.observed, self.plan().engine().weight_range()) {
             (Rounding::Gptq, Some(observed), Some(range)) => {
                 match observed.hessian(rows.start / self.plan().n) {
@@ -421,6 +451,7 @@ impl PanelResult {
             energy: 0.0,
             losses: Losses::default(),
             bounds: vec![None; segments],
+            golden: Vec::new(),
             certified: true,
         }
     }

@@ -176,6 +176,7 @@ fn with_zero_points(scheme: Scheme, zero_points: &[usize]) -> Pack {
                 length: form.segments[s] as u64,
                 sha256: sha256(&tiles.bytes),
                 accumulator: made.accumulators[s].clone(),
+                golden: None,
             });
             start += form.segments[s] as u64;
         }
