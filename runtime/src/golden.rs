@@ -20,7 +20,6 @@
 use std::ops::Range;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -29,6 +28,7 @@ use tessera_formats::npu::tiles::{self, TILE_K};
 use thiserror::Error;
 
 use crate::host::Isa;
+use crate::simulator::halves;
 
 /// Rows of activations.
 pub const ROWS: usize = 4;
@@ -223,6 +223,16 @@ impl GoldenOperands {
         }
     }
 
+    /// Bytes of the results of one channel in a segment.
+    pub fn lane_bytes(engine: Engine) -> usize {
+        ROWS * Self::result_bytes(engine)
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
     /// Results of one channel's integers in `columns`, one for each row; those of the i4 engine are
     /// saturated to 16 bits. Sums are taken modulo 2^32, which is exact for up to 131071 columns.
     ///
@@ -248,18 +258,52 @@ impl GoldenOperands {
     ///
     /// If the engine is not the float engine, the columns are not the linear's or no whole groups, or
     /// there are not as many weights.
-    pub fn halves(&self, columns: Range<usize>, weights: &[f16]) -> [f32; ROWS] {
-        let mut floats = vec![0.0; weights.len()];
-        weights.convert_to_f32_slice(&mut floats);
-        self.floats(columns, &floats)
-    }
-
-    /// [`Self::halves`] of weights that were widened.
-    fn floats(&self, columns: Range<usize>, weights: &[f32]) -> [f32; ROWS] {
+    pub fn halves(
+        &self,
+        columns: Range<usize>,
+        weights: &[f16],
+        buffer: &mut LaneBuffer,
+    ) -> [f32; ROWS] {
         let Form::Floats(operands) = &self.form else {
             panic!("halves on an integer engine");
         };
-        float_sums(self.isa, self.rows(operands, columns), weights)
+        buffer.floats.resize(weights.len(), 0.0);
+        halves::widen(self.isa, weights, &mut buffer.floats);
+        float_sums(self.isa, self.rows(operands, columns), &buffer.floats)
+    }
+
+    /// Writes [`Self::integers`] as a pack hashes them, little-endian.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::integers`], or if `results` is not as long as [`Self::lane_bytes`] says.
+    pub fn integer_bytes(&self, columns: Range<usize>, weights: &[i8], results: &mut [u8]) {
+        let sums = self.integers(columns, weights);
+        assert_eq!(results.len(), Self::lane_bytes(self.engine), "bytes of a lane");
+        let size = Self::result_bytes(self.engine);
+        for (result, sum) in results.chunks_exact_mut(size).zip(sums) {
+            // Saturated to 16 bits, a sum has nothing but its sign in the upper ones.
+            result.copy_from_slice(&sum.to_le_bytes()[..size]);
+        }
+    }
+
+    /// Writes [`Self::halves`] as a pack hashes them, little-endian.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::halves`], or if `results` is not as long as [`Self::lane_bytes`] says.
+    pub fn half_bytes(
+        &self,
+        columns: Range<usize>,
+        weights: &[f16],
+        buffer: &mut LaneBuffer,
+        results: &mut [u8],
+    ) {
+        let sums = self.halves(columns, weights, buffer);
+        assert_eq!(results.len(), Self::lane_bytes(self.engine), "bytes of a lane");
+        for (result, sum) in results.as_chunks_mut().0.iter_mut().zip(sums) {
+            *result = sum.to_le_bytes();
+        }
     }
 
     /// Appends the results of the first `rows` lanes of a panel of a segment's tiles, little-endian,
@@ -277,31 +321,28 @@ impl GoldenOperands {
         results: &mut Vec<u8>,
     ) {
         let k = columns.len();
-        for lane in 0..lanes {
+        let start = results.len();
+        results.resize(start + lanes * Self::lane_bytes(self.engine), 0);
+        let lanes = results[start..].chunks_exact_mut(Self::lane_bytes(self.engine)).enumerate();
+        for (lane, results) in lanes {
+            let columns = columns.clone();
             match self.engine {
                 Engine::F16 => {
-                    buffer.halves.resize(k, f16::ZERO);
-                    buffer.floats.resize(k, 0.0);
-                    tiles::unpack_row_f16(tiles, lane, &mut buffer.halves);
-                    buffer.halves.convert_to_f32_slice(&mut buffer.floats);
-                    let sums = self.floats(columns.clone(), &buffer.floats);
-                    results.extend(sums.iter().flat_map(|sum| sum.to_le_bytes()));
+                    let mut weights = std::mem::take(&mut buffer.halves);
+                    weights.resize(k, f16::ZERO);
+                    tiles::unpack_row_f16(tiles, lane, &mut weights);
+                    self.half_bytes(columns, &weights, buffer, results);
+                    buffer.halves = weights;
                 }
                 Engine::I8 => {
                     buffer.integers.resize(k, 0);
                     tiles::unpack_row_i8(tiles, lane, &mut buffer.integers);
-                    let sums = self.integers(columns.clone(), &buffer.integers);
-                    results.extend(sums.iter().flat_map(|sum| sum.to_le_bytes()));
+                    self.integer_bytes(columns, &buffer.integers, results);
                 }
                 Engine::I4 => {
                     buffer.integers.resize(k, 0);
                     tiles::unpack_row_i4(tiles, lane, &mut buffer.integers);
-                    // Saturated: the upper half is the sign.
-                    let sums = self.integers(columns.clone(), &buffer.integers);
-                    results.extend(sums.iter().flat_map(|sum| {
-                        let [low, high, ..] = sum.to_le_bytes();
-                        [low, high]
-                    }));
+                    self.integer_bytes(columns, &buffer.integers, results);
                 }
             }
         }
@@ -372,10 +413,23 @@ fn sum_floats<const L: usize, const FUSED: bool>(
             }
         }
         for (sum, exact) in sums.iter_mut().zip(exact) {
-            *sum += (exact.iter().sum::<f64>() * UNIT) as f32;
+            *sum += (halved(exact) * UNIT) as f32;
         }
     }
     sums
+}
+
+/// The sum of `L` numbers, a power of two of them, whose order does not matter: halves are added to
+/// halves, which vectors can do.
+#[inline(always)]
+fn halved<const L: usize>(mut values: [f64; L]) -> f64 {
+    let mut count = L / 2;
+    while count > 0 {
+        let (low, high) = values.split_at_mut(count);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
+        count /= 2;
+    }
+    values[0]
 }
 
 #[cfg(target_arch = "x86_64")]

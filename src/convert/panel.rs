@@ -73,7 +73,7 @@ pub struct PanelResult {
     /// What each segment's accumulators can reach.
     pub bounds: Vec<Option<AccumulatorBound>>,
     /// What the engine gives for the golden inputs, `[segment][lane][row]`, little-endian; empty where
-    /// it is not wanted, or a row is not certified.
+    /// it is not wanted.
     pub golden: Vec<u8>,
     /// Whether every row's accumulators are certified.
     pub certified: bool,
@@ -109,6 +109,16 @@ struct Part {
     error: f64,
     bound: Option<AccumulatorBound>,
     certified: bool,
+}
+
+/// Where a segment of a row goes.
+struct Place<'a> {
+    segment: &'a SegmentPlan,
+    lane: usize,
+    /// The panel's tiles of the segment.
+    tiles: &'a mut [u8],
+    /// Results for the golden inputs, of the row alone; empty where they are not wanted.
+    golden: &'a mut [u8],
 }
 
 impl Scratch {
@@ -150,28 +160,6 @@ impl PanelQuantizer<'_> {
         if rows.len() < self.plan().engine().tile_n() {
             tiles.fill(0);
         }
-        let mut result = self.pack(rows, bytes, segments, scratch, tiles)?;
-        if let Some(golden) = self.golden.filter(|_| result.certified) {
-            let mut rest = &*tiles;
-            for segment in segments {
-                let (tiles, after) = rest.split_at(segment.layout.panel_bytes());
-                let (lane, results) = (&mut scratch.lane, &mut result.golden);
-                golden.panel(segment.columns.clone(), tiles, result.rows, lane, results);
-                rest = after;
-            }
-        }
-        Ok(result)
-    }
-
-    /// Quantizes the rows into tiles, lane by lane.
-    fn pack(
-        &self,
-        rows: Range<usize>,
-        bytes: &[u8],
-        segments: &[SegmentPlan],
-        scratch: &mut Scratch,
-        tiles: &mut [u8],
-    ) -> anyhow::Result<PanelResult> {
         match (self.plan().options.rounding, self.observed, self.plan().engine().weight_range()) {
             (Rounding::Gptq, Some(observed), Some(range)) => {
                 match observed.hessian(rows.start / self.plan().n) {
@@ -196,7 +184,7 @@ impl PanelQuantizer<'_> {
         tiles: &mut [u8],
     ) -> anyhow::Result<PanelResult> {
         let row_bytes = bytes.len() / rows.len();
-        let mut result = PanelResult::new(rows.start, rows.len(), segments.len());
+        let mut result = self.empty_result(&rows, segments.len());
         let means = self.means(rows.start);
         for (lane, (row, source)) in rows.zip(bytes.chunks_exact(row_bytes)).enumerate() {
             self.source.prepare(row, source, &mut scratch.rows)?;
@@ -205,9 +193,10 @@ impl PanelQuantizer<'_> {
             let mut correction = 0.0;
             for (index, segment) in segments.iter().enumerate() {
                 let end = start + segment.layout.panel_bytes();
-                let tiles = &mut tiles[start..end];
+                let (tiles, golden) = (&mut tiles[start..end], result.golden_of(index, lane));
+                let place = Place { segment, lane, tiles, golden };
                 let part = match self.plan().engine().weight_range() {
-                    None => self.halves(row, lane, segment, scratch, tiles),
+                    None => self.halves(row, scratch, place),
                     Some(range) => {
                         let columns = segment.columns.clone();
                         let weights = &scratch.rows.row[columns.clone()];
@@ -219,7 +208,7 @@ impl PanelQuantizer<'_> {
                         if let Some(means) = means {
                             correction += means.error(&columns, weights, integers, scale);
                         }
-                        self.integers(weights, integers, (scale, error), lane, tiles)
+                        self.integers(weights, integers, (scale, error), place)
                     }
                 };
                 result.add(index, lane, part);
@@ -247,7 +236,7 @@ impl PanelQuantizer<'_> {
     ) -> anyhow::Result<PanelResult> {
         let row_bytes = bytes.len() / rows.len();
         let (m, size) = (rows.len(), self.source.transform.size());
-        let mut result = PanelResult::new(rows.start, m, segments.len());
+        let mut result = self.empty_result(&rows, segments.len());
         let mut weights = vec![0.0f32; m * size];
         for (lane, (row, source)) in rows.clone().zip(bytes.chunks_exact(row_bytes)).enumerate() {
             self.source.prepare(row, source, &mut scratch.rows)?;
@@ -300,8 +289,9 @@ impl PanelQuantizer<'_> {
                 if let Some(means) = means {
                     correction += means.error(range, weights, padded, scale);
                 }
-                let tiles = &mut tiles[start..end];
-                let part = self.integers(weights, padded, (scale, None), lane, tiles);
+                let (tiles, golden) = (&mut tiles[start..end], result.golden_of(index, lane));
+                let place = Place { segment, lane, tiles, golden };
+                let part = self.integers(weights, padded, (scale, None), place);
                 result.add(index, lane, part);
                 start = end;
             }
@@ -310,6 +300,12 @@ impl PanelQuantizer<'_> {
             }
         }
         Ok(result)
+    }
+
+    /// A result for these rows, with room for what they give.
+    fn empty_result(&self, rows: &Range<usize>, segments: usize) -> PanelResult {
+        let lane = self.golden.map_or(0, |golden| GoldenOperands::lane_bytes(golden.engine()));
+        PanelResult::new(rows, segments, lane)
     }
 
     /// Mean inputs of the matrix of a row, where outputs are to be corrected.
@@ -356,10 +352,8 @@ impl PanelQuantizer<'_> {
     fn halves(
         &self,
         row: usize,
-        lane: usize,
-        segment: &SegmentPlan,
         scratch: &mut Scratch,
-        tiles: &mut [u8],
+        Place { segment, lane, tiles, golden: results }: Place<'_>,
     ) -> Part {
         let weights = &scratch.rows.row[segment.columns.clone()];
         let halves = &mut scratch.halves[..weights.len()];
@@ -368,6 +362,9 @@ impl PanelQuantizer<'_> {
             error = squared_error(weights, scale, halves.iter().map(|half| half.to_f64()));
         }
         tiles::pack_row_f16(halves, lane, tiles);
+        if let Some(golden) = self.golden {
+            golden.half_bytes(segment.columns.clone(), halves, &mut scratch.lane, results);
+        }
         Part { scale, clip: 1.0, error, bound: None, certified: true }
     }
 
@@ -377,8 +374,7 @@ impl PanelQuantizer<'_> {
         weights: &[f32],
         integers: &[i8],
         (scale, error): (f32, Option<f64>),
-        lane: usize,
-        tiles: &mut [u8],
+        Place { segment, lane, tiles, golden: results }: Place<'_>,
     ) -> Part {
         let engine = self.plan().engine();
         let error = error.unwrap_or_else(|| {
@@ -390,6 +386,9 @@ impl PanelQuantizer<'_> {
         match engine {
             Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),
             _ => tiles::pack_row_i8(integers, lane, tiles),
+        }
+        if let Some(golden) = self.golden {
+            golden.integer_bytes(segment.columns.clone(), integers, results);
         }
         let range = self.plan().options.scheme.activation_range(self.plan().options.zero_point);
         let bound = range.map(|(low, high)| RowSums::new(integers).bound(low.into(), high.into()));
@@ -440,7 +439,9 @@ fn to_f32(value: f64) -> f32 {
 }
 
 impl PanelResult {
-    fn new(first_row: usize, rows: usize, segments: usize) -> Self {
+    /// `lane_bytes` are those that the golden inputs give for a segment of a row.
+    fn new(rows: &Range<usize>, segments: usize, lane_bytes: usize) -> Self {
+        let (first_row, rows) = (rows.start, rows.len());
         PanelResult {
             first_row,
             rows,
@@ -451,9 +452,15 @@ impl PanelResult {
             energy: 0.0,
             losses: Losses::default(),
             bounds: vec![None; segments],
-            golden: Vec::new(),
+            golden: vec![0; rows * segments * lane_bytes],
             certified: true,
         }
+    }
+
+    /// Where a segment of a row has its results for the golden inputs.
+    fn golden_of(&mut self, segment: usize, lane: usize) -> &mut [u8] {
+        let bytes = self.golden.len() / self.scales.len();
+        &mut self.golden[(segment * self.rows + lane) * bytes..][..bytes]
     }
 
     fn add(&mut self, segment: usize, lane: usize, part: Part) {
