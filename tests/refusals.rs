@@ -216,6 +216,28 @@ fn verify_notices_numbers_that_are_none() {
 }
 
 #[test]
+fn verify_notices_results_that_are_not_those_of_the_tiles() {
+    use tessera_formats::pack::PackReader;
+
+    let folder = tempfile::tempdir().unwrap();
+    let pack = folder.path().join("pack.safetensors");
+    convert(&tiny_model(), &pack, &["--scheme", "w4a4"]);
+    let good = fs::read(&pack).unwrap();
+    let reader = PackReader::open(&pack).unwrap();
+    let linear = reader.linear("blk.3.ffn_down.weight").unwrap();
+    let golden = linear.segments[0].golden.clone().unwrap();
+    let at = good.windows(64).position(|window| window == golden.as_bytes()).unwrap();
+    let mut bytes = good.clone();
+    bytes[at..at + 64].copy_from_slice("0".repeat(64).as_bytes());
+    fs::write(&pack, bytes).unwrap();
+    let output = tessera().arg("verify").arg(&pack).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("blk.3.ffn_down.weight: segment 0: what its tiles give"), "{said}");
+    assert!(said.contains("NOT ok") && said.matches("SHA-256").count() == 1, "{said}");
+}
+
+#[test]
 fn verify_notices_domains_that_overflow() {
     let folder = tempfile::tempdir().unwrap();
     let pack = folder.path().join("pack.safetensors");

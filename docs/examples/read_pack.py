@@ -31,7 +31,7 @@ def header(path):
         length = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(length))
     manifest = json.loads(entries.pop("__metadata__")["tessera"])
-    assert manifest["format"] == "tessera-pack" and manifest["version"] in ([1, 0], [1, 1])
+    assert manifest["format"] == "tessera-pack" and manifest["version"] in ([1, 0], [1, 1], [1, 2])
     start = 8 + length
     return manifest, {name: (path, start + entry["data_offsets"][0], entry["dtype"], entry["shape"])
                       for name, entry in entries.items()}

@@ -237,7 +237,7 @@ fn wrong_fields() -> Vec<(&'static str, Value)> {
         ("/format", json!("other")),
         ("/format", json!(1)),
         ("/version", json!([0, 9])),
-        ("/version", json!([1, 2])),
+        ("/version", json!([1, 3])),
         ("/version", json!([2, 0])),
         ("/version", json!([1])),
         ("/version", json!([1, -1])),
@@ -398,6 +398,8 @@ fn wrong_fields() -> Vec<(&'static str, Value)> {
         ("/linears/0/segments/0/length", json!(8224)),
         ("/linears/0/segments/0/length", json!(huge - 31)),
         ("/linears/0/segments/0/sha256", json!("../../x")),
+        // Without inputs, there is nothing to have results for.
+        ("/linears/0/segments/0/golden", json!("0".repeat(64))),
         ("/linears/0/segments/0/accumulator", json!(null)),
         ("/linears/0/segments/0/accumulator/min", json!(1)),
         ("/linears/0/segments/0/accumulator/min", json!(-32769)),
@@ -439,6 +441,15 @@ fn wrong_fields() -> Vec<(&'static str, Value)> {
 fn wrong_fields_of_calibrated() -> Vec<(&'static str, Value)> {
     vec![
         ("/version", json!([1, 0])),
+        ("/version", json!([1, 1])),
+        ("/linears/0/segments/0/golden", json!(null)),
+        ("/linears/0/segments/0/golden", json!("")),
+        ("/linears/0/segments/0/golden", json!("0".repeat(63))),
+        ("/linears/0/segments/0/golden", json!("0".repeat(65))),
+        ("/linears/0/segments/0/golden", json!("0".repeat(63) + "A")),
+        ("/linears/1/segments/1/golden", json!(null)),
+        ("/linears/1/segments/1/golden", json!(7)),
+        ("/digests/golden.inputs", json!("0")),
         ("/calibration/statistics_sha256", json!("0")),
         ("/calibration/data", json!(null)),
         ("/calibration/data/0", json!("a.txt")),
@@ -492,7 +503,7 @@ fn refuses_all(good: &Good, fields: Vec<(&str, Value)>) {
 #[test]
 fn every_field_is_needed_and_no_other_is_known() {
     let good = Good::of(&calibrated(Scheme::W4A4));
-    let optional = ["shard", "experts", "vector", "factor", "accumulator", "correction"];
+    let optional = ["shard", "experts", "vector", "factor", "accumulator", "correction", "golden"];
     // Nothing in the file says that they should be there.
     let records = [
         "calibration",
@@ -538,6 +549,55 @@ fn every_field_is_needed_and_no_other_is_known() {
     assert!(removed > 100, "{removed}");
 }
 
+/// Types and shapes of the golden inputs that are not theirs, and packs that lack a part.
+#[test]
+fn golden_inputs_have_one_form() {
+    let good = Good::of(&calibrated(Scheme::W4A4));
+    assert_eq!(good.tensors["golden.inputs"]["shape"], json!([4, 96]));
+    for (field, value) in [
+        ("dtype", json!("U8")),
+        ("shape", json!([384])),
+        ("shape", json!([96, 4])),
+        ("shape", json!([8, 48])),
+        ("shape", json!([1, 4, 96])),
+        ("shape", json!([])),
+    ] {
+        let mut tensors = good.tensors.clone();
+        tensors["golden.inputs"][field] = value.clone();
+        let error = good.open_with(&tensors, &good.manifest).unwrap_err();
+        let wrong_size = value == json!([]);
+        assert!(matches!(error, PackError::Tensor { .. }) || wrong_size, "{value}: {error}");
+    }
+    let change = |of: &dyn Fn(&mut Pack)| {
+        let mut pack = calibrated(Scheme::W4A4);
+        of(&mut pack);
+        pack.complete();
+        let path = good.folder.path().join("changed.safetensors");
+        pack.begin(&path).finish(&pack.manifest).map(|_| drop(fs::remove_file(&path)))
+    };
+    change(&|_| ()).unwrap();
+    // Wider, and narrower, than the widest linear.
+    for k in [64, 128, 0] {
+        let error = change(&|pack| {
+            let inputs = pack.tensors.iter_mut().find(|t| t.name == "golden.inputs").unwrap();
+            (inputs.shape, inputs.bytes) = (vec![4, k], vec![0; 4 * k as usize]);
+        })
+        .unwrap_err();
+        assert!(matches!(error, PackError::Tensor { .. }), "{k}: {error}");
+    }
+    let error = change(&|pack| pack.tensors.retain(|t| t.name != "golden.inputs")).unwrap_err();
+    assert!(matches!(error, PackError::Field { field: "segment golden", .. }), "{error}");
+    let error = change(&|pack| pack.manifest.linears[3].segments[0].golden = None).unwrap_err();
+    assert!(matches!(error, PackError::Field { field: "segment golden", .. }), "{error}");
+    let error = change(&|pack| {
+        for linear in &mut pack.manifest.linears {
+            linear.segments.iter_mut().for_each(|segment| segment.golden = None);
+        }
+    })
+    .unwrap_err();
+    assert!(matches!(error, PackError::Field { field: "segment golden", .. }), "{error}");
+}
+
 #[test]
 fn what_came_later_is_refused_under_the_first_version() {
     type Change = fn(&mut Pack);
@@ -548,13 +608,13 @@ fn what_came_later_is_refused_under_the_first_version() {
     };
     let open = |pack: &Pack| {
         let mut newest = pack.clone();
-        newest.manifest.version = [1, 1];
+        newest.manifest.version = [1, 2];
         let good = Good::of(&newest);
         let manifest = serde_json::to_value(&pack.manifest).unwrap();
         good.open_with(&good.tensors, &manifest)
     };
     assert_eq!(open(&plain()).unwrap().manifest(0).unwrap().version, [1, 0]);
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 7] = [
         ("calibration", |pack| {
             pack.manifest.calibration = calibrated(Scheme::W4A4).manifest.calibration
         }),
@@ -565,6 +625,7 @@ fn what_came_later_is_refused_under_the_first_version() {
         }),
         ("rounding", |pack| pack.manifest.linears[5].rounding = Rounding::Gptq),
         ("output_error", |pack| pack.manifest.linears[5].output_error = Some(0.5)),
+        ("golden", Pack::add_golden),
         ("BF16 scale", |pack| {
             let from = calibrated(Scheme::W4A4);
             let name = "output.weight.scale";

@@ -18,8 +18,12 @@ use tessera_formats::npu::Scheme;
 use tessera_formats::pack::{Dtype, PackError, PackReader, index_path, shard_path, write_index};
 
 fn write_sharded(folder: &Path, count: u32) -> (PathBuf, Vec<Pack>) {
+    write_shards(folder, Pack::shards(count as usize))
+}
+
+fn write_shards(folder: &Path, packs: Vec<Pack>) -> (PathBuf, Vec<Pack>) {
     let out = folder.join("m.safetensors");
-    let packs = Pack::shards(count as usize);
+    let count = packs.len() as u32;
     let shards: Vec<_> = packs
         .iter()
         .zip(1..)
@@ -123,6 +127,45 @@ fn a_folder_must_hold_one_pack() {
     assert_eq!(open().unwrap().shards().len(), 1);
     write_sharded(folder.path(), 2);
     assert!(matches!(open(), Err(PackError::NotOnePack { found: 2, .. })));
+}
+
+#[test]
+fn golden_vectors_belong_to_all_shards() {
+    let open = |packs: Vec<Pack>| {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, packs) = write_shards(folder.path(), packs);
+        let first = shard_path(&out, 1, 2).unwrap();
+        PackReader::open(&first).map(|reader| assert_reads(&reader, &packs))
+    };
+    open(Pack::golden_shards(2)).unwrap();
+    // One segment without, in the shard that has no inputs.
+    let mut packs = Pack::golden_shards(2);
+    packs[1].manifest.linears[0].segments[0].golden = None;
+    let error = open(packs).unwrap_err();
+    assert!(matches!(error, PackError::Field { field: "segment golden", .. }), "{error}");
+    assert!(error.to_string().contains("is absent, expected present"), "{error}");
+    // In another shard than the first.
+    let mut packs = Pack::golden_shards(2);
+    let at = packs[0].tensors.iter().position(|t| t.name == "golden.inputs").unwrap();
+    let inputs = packs[0].tensors.remove(at);
+    packs[1].tensors.push(inputs);
+    let folder = tempfile::tempdir().unwrap();
+    packs.iter_mut().for_each(Pack::complete);
+    let second = packs[1].begin(&folder.path().join("b")).finish(&packs[1].manifest);
+    assert!(matches!(second.unwrap_err(), PackError::Unreferenced { .. }));
+    // One segment with, in a pack without inputs.
+    let mut packs = Pack::shards(2);
+    packs[1].manifest.linears[0].segments[0].golden = Some(sha256(b"results"));
+    let error = open(packs).unwrap_err();
+    assert!(error.to_string().contains("is present, expected absent"), "{error}");
+    // Inputs narrower than the widest linear.
+    let mut packs = Pack::golden_shards(2);
+    let inputs = packs[0].tensors.iter_mut().find(|t| t.name == "golden.inputs").unwrap();
+    (inputs.shape, inputs.bytes) = (vec![4, 64], vec![0; 256]);
+    packs[0].complete();
+    let error = open(packs).unwrap_err();
+    assert!(matches!(error, PackError::Tensor { .. }), "{error}");
+    assert!(error.to_string().contains("as wide as the widest linear"), "{error}");
 }
 
 #[test]

@@ -168,6 +168,7 @@ fn the_schema_refuses_what_the_reader_refuses() {
         ("/linears/0/activation", json!({ "kind": "static", "threshold": [] })),
         ("/linears/0/rounding", json!("up")),
         ("/linears/0/output_error", json!(-1.0)),
+        ("/linears/0/segments/0/golden", json!("0")),
         ("/inputs/0/sign_trial", json!(1u64 << 32)),
         ("/calibration", json!({})),
         ("/carried/0/shape", json!([1, 1, 1, 1, 1])),

@@ -4,6 +4,7 @@ pub mod accumulator;
 pub mod checkpoint;
 pub mod decoder;
 pub mod generate;
+pub mod golden;
 pub mod host;
 pub mod linear;
 pub mod model;

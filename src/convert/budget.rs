@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
+use tessera_runtime::golden::{self, GoldenInputs};
 
 use super::plan::{InputEqualization, Plan};
 use super::{inputs, linear, scales};
@@ -67,9 +68,11 @@ pub fn check(gguf: &Gguf, plan: &Plan, budget: Budget) -> anyhow::Result<()> {
         if input.equalization != InputEqualization::None {
             pieces.push(inputs::memory(linear.k, row_bytes));
         }
-        // Beside the work stay the linear's scales and its input's vectors.
+        // Beside the work stay the linear's scales, its input's vectors and the golden inputs.
         let scales = linear.matrices() * linear.fewest_segments * linear.n * size_of::<f32>();
-        let stays = scales + inputs::resident(linear.k);
+        let golden = plan.golden_columns().map_or(0, |columns| golden::ROWS * columns)
+            + GoldenInputs::operand_bytes(linear.engine(), linear.k_padded);
+        let stays = scales + inputs::resident(linear.k) + golden;
         let works = pieces.into_iter().map(|(panel, scratch)| budget.needed(panel, scratch));
         let needed = works.fold(stays, usize::max);
         if needed > most.0 {

@@ -59,6 +59,7 @@ pub fn linear(
             length: number(segment.columns.len()),
             sha256: hex(&segment.sha256),
             accumulator: segment.bound.map(|bound| bound.certificate(plan.engine())),
+            golden: segment.golden.map(|digest| hex(&digest)),
         })
         .collect();
     let described = without_results(plan, source, input, domain);
@@ -101,6 +102,7 @@ pub fn longest_linear(plan: &LinearPlan, source: &TensorInfo, input: &InputPlan)
                 certified: false,
                 norm: LONGEST_NUMBER,
             }),
+            golden: Some(NO_DIGEST.to_owned()),
         })
         .collect();
     Linear {

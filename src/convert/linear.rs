@@ -11,6 +11,7 @@ use tessera_formats::escape::Escaped;
 use tessera_formats::npu::tiles::TileLayout;
 use tessera_formats::pack::ShardWriter;
 use tessera_runtime::accumulator::AccumulatorBound;
+use tessera_runtime::golden::{self, GoldenOperands, LaneBuffer};
 use tessera_runtime::host::ActivationScale;
 
 use super::observed::Observed;
@@ -54,6 +55,8 @@ pub struct ConvertedSegment {
     pub layout: TileLayout,
     /// What its accumulators can reach; absent for the float engine.
     pub bound: Option<AccumulatorBound>,
+    /// SHA-256 of the engine's results for the golden inputs, where they were wanted.
+    pub golden: Option<[u8; 32]>,
 }
 
 /// What takes a linear's tiles as they are made: a shard's file, or memory.
@@ -76,6 +79,8 @@ pub struct LinearJob<'a> {
     pub scales: &'a Scales,
     /// What calibration observed of its input.
     pub observed: Option<&'a Observed>,
+    /// Operands whose results are hashed.
+    pub golden: Option<&'a GoldenOperands>,
     /// Progress, in bytes of source.
     pub progress: &'a Progress,
 }
@@ -86,7 +91,8 @@ impl LinearJob<'_> {
     }
 
     fn panels(&self) -> PanelQuantizer<'_> {
-        PanelQuantizer { source: self.source, scales: self.scales, observed: self.observed }
+        let LinearJob { source, scales, observed, golden, .. } = *self;
+        PanelQuantizer { source, scales, observed, golden }
     }
 
     /// Converts the linear; its tiles go to `sink`, from `offset` on.
@@ -146,7 +152,7 @@ impl LinearJob<'_> {
         let scratch_len = self.source.transform.scratch_len();
         let (in_flight, scratch) = memory(self.plan(), row_bytes, scratch_len);
         let per_chunk = self.source.budget.panels(&self.plan().name, in_flight, scratch)?;
-        let mut totals = Totals::new(self.plan(), segments.len());
+        let mut totals = Totals::new(self.plan(), segments.len(), self.golden.is_some());
         let mut read = 0;
         let complete = thread::scope(|scope| {
             let (to_writer, tiles_to_write) = sync_channel::<(usize, Vec<u8>)>(0);
@@ -226,9 +232,12 @@ fn panel_bytes(plan: &LinearPlan) -> usize {
 /// the transform.
 pub fn memory(plan: &LinearPlan, row_bytes: usize, scratch_len: usize) -> (usize, usize) {
     let panel = 2 * (plan.engine().tile_n() * row_bytes + panel_bytes(plan));
+    let results = golden::ROWS * GoldenOperands::result_bytes(plan.engine()) * plan.most_segments;
+    let panel = panel + plan.engine().tile_n() * results;
     let batch = if plan.options.rounding == Rounding::Gptq { panel::batch_bytes(plan) } else { 0 };
+    let lane = LaneBuffer::bytes(plan.engine(), plan.k_padded);
     // The clip search may hold a copy of the row beside its integers and halves.
-    (panel, rows::buffer_bytes(plan, scratch_len) + plan.k_padded * (1 + 2 + 4) + batch)
+    (panel, rows::buffer_bytes(plan, scratch_len) + plan.k_padded * (1 + 2 + 4) + batch + lane)
 }
 
 /// Sums over the panels of a linear, added in order.
@@ -242,10 +251,12 @@ struct Totals {
     energy: f64,
     losses: Losses,
     bounds: Vec<Option<AccumulatorBound>>,
+    /// Of each segment's results for the golden inputs; empty where they are not wanted.
+    golden: Vec<Sha256>,
 }
 
 impl Totals {
-    fn new(plan: &LinearPlan, segments: usize) -> Self {
+    fn new(plan: &LinearPlan, segments: usize, golden: bool) -> Self {
         Totals {
             scales: vec![1.0; plan.matrices() * segments * plan.n],
             segments,
@@ -256,6 +267,7 @@ impl Totals {
             energy: 0.0,
             losses: Losses::default(),
             bounds: vec![None; segments],
+            golden: vec![Sha256::new(); if golden { segments } else { 0 }],
         }
     }
 
@@ -266,6 +278,10 @@ impl Totals {
             self.scales[start..start + panel.rows].copy_from_slice(scales);
         }
         self.corrections.extend(panel.corrections);
+        if !self.golden.is_empty() {
+            let results = panel.golden.chunks_exact(panel.golden.len() / self.golden.len());
+            self.golden.iter_mut().zip(results).for_each(|(hasher, part)| hasher.update(part));
+        }
         self.losses.add(panel.losses);
         self.clip += panel.clip;
         self.error += panel.error;
@@ -303,6 +319,7 @@ impl Totals {
             (_, Some(observed)) => observed.activation(options, &columns),
             (_, None) => ActivationScale::Dynamic { rms_clip: None, asymmetric, fitted },
         };
+        let golden = self.golden.into_iter().map(|hasher| Some(hasher.finalize().into()));
         Ok(ConvertedLinear {
             correction: (!self.corrections.is_empty()).then_some(self.corrections),
             activation,
@@ -314,12 +331,14 @@ impl Totals {
                 .into_iter()
                 .zip(hashes)
                 .zip(self.bounds)
-                .map(|((segment, sha256), bound)| ConvertedSegment {
+                .zip(golden.chain(std::iter::repeat(None)))
+                .map(|(((segment, sha256), bound), golden)| ConvertedSegment {
                     columns: segment.columns,
                     layout: segment.layout,
                     offset: segment.offset,
                     sha256,
                     bound,
+                    golden,
                 })
                 .collect(),
             scales: job.scales.stored(self.scales, job.source.transform),

@@ -35,6 +35,7 @@ use tessera_formats::npu::{Engine, Target};
 use tessera_formats::pack::manifest::{
     FORMAT, Manifest, Model, Source, Tool, VERSION_MAJOR, VERSION_MINOR,
 };
+use tessera_runtime::golden::GoldenInputs;
 
 use self::budget::Budget;
 use self::calibration::Calibration;
@@ -151,6 +152,7 @@ fn write(
     let shards = shards::divide(plan, gguf, &common, request.shard_size)?;
     let paths = shards::paths(request.output, shards.len())?;
     output::check_files(request, gguf, &paths)?;
+    let golden = plan.golden_columns().map(|columns| GoldenInputs::new(request.seed, columns));
     let progress = Progress::start("converting", work(gguf, plan));
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(request.budget.threads)
@@ -166,6 +168,7 @@ fn write(
                 seed: request.seed,
                 budget: request.budget,
                 calibration,
+                golden: golden.as_ref(),
                 progress: &progress,
             },
             output: request.output,

@@ -96,11 +96,12 @@ pub fn check_names(gguf: &Gguf, plan: &super::Plan) -> anyhow::Result<()> {
     use tessera_formats::pack::names;
 
     let linears: HashSet<&str> = plan.linears.iter().map(|linear| linear.name.as_str()).collect();
-    let mut made: HashSet<String> = [names::GGUF_METADATA, names::HEADER_METADATA]
-        .into_iter()
-        .map(str::to_owned)
-        .chain(plan.linears.iter().map(|linear| names::scale(&linear.name)))
-        .collect();
+    let mut made: HashSet<String> =
+        [names::GGUF_METADATA, names::GOLDEN_INPUTS, names::HEADER_METADATA]
+            .into_iter()
+            .map(str::to_owned)
+            .chain(plan.linears.iter().map(|linear| names::scale(&linear.name)))
+            .collect();
     for input in &plan.inputs {
         made.insert(names::vector(&input.name));
         made.extend(input.rotation.to_manifest().factor.map(|factor| factor.tensor));

@@ -8,6 +8,7 @@ use tessera_calibration::gptq;
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
 use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
+use tessera_runtime::golden::{GoldenOperands, LaneBuffer};
 use tessera_runtime::quantize;
 
 use super::observed::{Hessian, Observed};
@@ -28,6 +29,8 @@ pub struct PanelQuantizer<'a> {
     pub scales: &'a Scales,
     /// What calibration observed of the linear's input.
     pub observed: Option<&'a Observed>,
+    /// Operands whose results are wanted.
+    pub golden: Option<&'a GoldenOperands>,
 }
 
 /// A segment that is being filled.
@@ -46,6 +49,7 @@ pub struct Scratch {
     integers: Vec<i8>,
     halves: Vec<f16>,
     clip: clip::Scratch,
+    lane: LaneBuffer,
 }
 
 /// What one panel gave beside its tiles.
@@ -68,6 +72,9 @@ pub struct PanelResult {
     pub losses: Losses,
     /// What each segment's accumulators can reach.
     pub bounds: Vec<Option<AccumulatorBound>>,
+    /// What the engine gives for the golden inputs, `[segment][lane][row]`, little-endian; empty where
+    /// it is not wanted.
+    pub golden: Vec<u8>,
     /// Whether every row's accumulators are certified.
     pub certified: bool,
 }
@@ -104,6 +111,16 @@ struct Part {
     certified: bool,
 }
 
+/// Where a segment of a row goes.
+struct Place<'a> {
+    segment: &'a SegmentPlan,
+    lane: usize,
+    /// The panel's tiles of the segment.
+    tiles: &'a mut [u8],
+    /// Results for the golden inputs, of the row alone; empty where they are not wanted.
+    golden: &'a mut [u8],
+}
+
 impl Scratch {
     /// Buffers for rows of this linear.
     pub fn new(source: &RowSource<'_>) -> Self {
@@ -113,6 +130,7 @@ impl Scratch {
             integers: vec![0; k],
             halves: vec![f16::ZERO; k],
             clip: clip::Scratch::default(),
+            lane: LaneBuffer::default(),
         }
     }
 }
@@ -166,7 +184,7 @@ impl PanelQuantizer<'_> {
         tiles: &mut [u8],
     ) -> anyhow::Result<PanelResult> {
         let row_bytes = bytes.len() / rows.len();
-        let mut result = PanelResult::new(rows.start, rows.len(), segments.len());
+        let mut result = self.empty_result(&rows, segments.len());
         let means = self.means(rows.start);
         for (lane, (row, source)) in rows.zip(bytes.chunks_exact(row_bytes)).enumerate() {
             self.source.prepare(row, source, &mut scratch.rows)?;
@@ -175,9 +193,10 @@ impl PanelQuantizer<'_> {
             let mut correction = 0.0;
             for (index, segment) in segments.iter().enumerate() {
                 let end = start + segment.layout.panel_bytes();
-                let tiles = &mut tiles[start..end];
+                let (tiles, golden) = (&mut tiles[start..end], result.golden_of(index, lane));
+                let place = Place { segment, lane, tiles, golden };
                 let part = match self.plan().engine().weight_range() {
-                    None => self.halves(row, lane, segment, scratch, tiles),
+                    None => self.halves(row, scratch, place),
                     Some(range) => {
                         let columns = segment.columns.clone();
                         let weights = &scratch.rows.row[columns.clone()];
@@ -189,7 +208,7 @@ impl PanelQuantizer<'_> {
                         if let Some(means) = means {
                             correction += means.error(&columns, weights, integers, scale);
                         }
-                        self.integers(weights, integers, (scale, error), lane, tiles)
+                        self.integers(weights, integers, (scale, error), place)
                     }
                 };
                 result.add(index, lane, part);
@@ -217,7 +236,7 @@ impl PanelQuantizer<'_> {
     ) -> anyhow::Result<PanelResult> {
         let row_bytes = bytes.len() / rows.len();
         let (m, size) = (rows.len(), self.source.transform.size());
-        let mut result = PanelResult::new(rows.start, m, segments.len());
+        let mut result = self.empty_result(&rows, segments.len());
         let mut weights = vec![0.0f32; m * size];
         for (lane, (row, source)) in rows.clone().zip(bytes.chunks_exact(row_bytes)).enumerate() {
             self.source.prepare(row, source, &mut scratch.rows)?;
@@ -270,8 +289,9 @@ impl PanelQuantizer<'_> {
                 if let Some(means) = means {
                     correction += means.error(range, weights, padded, scale);
                 }
-                let tiles = &mut tiles[start..end];
-                let part = self.integers(weights, padded, (scale, None), lane, tiles);
+                let (tiles, golden) = (&mut tiles[start..end], result.golden_of(index, lane));
+                let place = Place { segment, lane, tiles, golden };
+                let part = self.integers(weights, padded, (scale, None), place);
                 result.add(index, lane, part);
                 start = end;
             }
@@ -280,6 +300,12 @@ impl PanelQuantizer<'_> {
             }
         }
         Ok(result)
+    }
+
+    /// A result for these rows, with room for what they give.
+    fn empty_result(&self, rows: &Range<usize>, segments: usize) -> PanelResult {
+        let lane = self.golden.map_or(0, |golden| GoldenOperands::lane_bytes(golden.engine()));
+        PanelResult::new(rows, segments, lane)
     }
 
     /// Mean inputs of the matrix of a row, where outputs are to be corrected.
@@ -326,10 +352,8 @@ impl PanelQuantizer<'_> {
     fn halves(
         &self,
         row: usize,
-        lane: usize,
-        segment: &SegmentPlan,
         scratch: &mut Scratch,
-        tiles: &mut [u8],
+        Place { segment, lane, tiles, golden: results }: Place<'_>,
     ) -> Part {
         let weights = &scratch.rows.row[segment.columns.clone()];
         let halves = &mut scratch.halves[..weights.len()];
@@ -338,6 +362,9 @@ impl PanelQuantizer<'_> {
             error = squared_error(weights, scale, halves.iter().map(|half| half.to_f64()));
         }
         tiles::pack_row_f16(halves, lane, tiles);
+        if let Some(golden) = self.golden {
+            golden.half_bytes(segment.columns.clone(), halves, &mut scratch.lane, results);
+        }
         Part { scale, clip: 1.0, error, bound: None, certified: true }
     }
 
@@ -347,8 +374,7 @@ impl PanelQuantizer<'_> {
         weights: &[f32],
         integers: &[i8],
         (scale, error): (f32, Option<f64>),
-        lane: usize,
-        tiles: &mut [u8],
+        Place { segment, lane, tiles, golden: results }: Place<'_>,
     ) -> Part {
         let engine = self.plan().engine();
         let error = error.unwrap_or_else(|| {
@@ -360,6 +386,9 @@ impl PanelQuantizer<'_> {
         match engine {
             Engine::I4 => tiles::pack_row_i4(integers, lane, tiles),
             _ => tiles::pack_row_i8(integers, lane, tiles),
+        }
+        if let Some(golden) = self.golden {
+            golden.integer_bytes(segment.columns.clone(), integers, results);
         }
         let range = self.plan().options.scheme.activation_range(self.plan().options.zero_point);
         let bound = range.map(|(low, high)| RowSums::new(integers).bound(low.into(), high.into()));
@@ -410,7 +439,9 @@ fn to_f32(value: f64) -> f32 {
 }
 
 impl PanelResult {
-    fn new(first_row: usize, rows: usize, segments: usize) -> Self {
+    /// `lane_bytes` are those that the golden inputs give for a segment of a row.
+    fn new(rows: &Range<usize>, segments: usize, lane_bytes: usize) -> Self {
+        let (first_row, rows) = (rows.start, rows.len());
         PanelResult {
             first_row,
             rows,
@@ -421,8 +452,15 @@ impl PanelResult {
             energy: 0.0,
             losses: Losses::default(),
             bounds: vec![None; segments],
+            golden: vec![0; rows * segments * lane_bytes],
             certified: true,
         }
+    }
+
+    /// Where a segment of a row has its results for the golden inputs.
+    fn golden_of(&mut self, segment: usize, lane: usize) -> &mut [u8] {
+        let bytes = self.golden.len() / self.scales.len();
+        &mut self.golden[(segment * self.rows + lane) * bytes..][..bytes]
     }
 
     fn add(&mut self, segment: usize, lane: usize, part: Part) {

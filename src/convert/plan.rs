@@ -11,6 +11,7 @@ use tessera_formats::npu::tiles::TILE_K;
 use tessera_formats::npu::{Engine, Target};
 use tessera_formats::pack::manifest::MemoryPlan;
 use tessera_runtime::accumulator::{certified_length, even_segments};
+use tessera_runtime::golden::{GoldenInputs, GoldenOperands};
 use tessera_runtime::rotation::Rotation;
 
 use super::domains;
@@ -118,6 +119,16 @@ impl LinearPlan {
         self.options.scheme.engine()
     }
 
+    /// The operands that golden inputs become for it, if there are any.
+    pub fn golden_operands(
+        &self,
+        inputs: Option<&GoldenInputs>,
+    ) -> anyhow::Result<Option<GoldenOperands>> {
+        let range = self.options.scheme.activation_range(self.options.zero_point);
+        let operands = inputs.map(|inputs| inputs.operands(self.engine(), range, self.k_padded));
+        Ok(operands.transpose()?)
+    }
+
     /// Matrices in the tensor: experts, or 1.
     pub fn matrices(&self) -> usize {
         self.experts.unwrap_or(1)
@@ -175,6 +186,11 @@ impl Plan {
             .collect();
         let (domains, memory) = domains::place(&placed, target)?;
         Ok(Plan { inputs, linears, carried, domains, memory })
+    }
+
+    /// Length of the golden inputs' rows, that of the widest linear's; `None` without linears.
+    pub fn golden_columns(&self) -> Option<usize> {
+        self.linears.iter().map(|linear| linear.k_padded).max()
     }
 
     /// Whether the placement needs no more domains than the target has.

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
+use tessera_runtime::golden::GoldenInputs;
 
 use super::budget::Budget;
 use super::calibration::Calibration;
@@ -26,6 +27,8 @@ pub struct Quantizer<'a> {
     pub budget: Budget,
     /// What a calibration observed.
     pub calibration: Option<&'a Calibration>,
+    /// Rows whose results are hashed, where they are wanted.
+    pub golden: Option<&'a GoldenInputs>,
     /// Progress, in bytes of source read.
     pub progress: &'a Progress,
 }
@@ -55,7 +58,8 @@ impl Quantizer<'_> {
         };
         let scales = Scales::find(&source).with_context(|| format!("`{}`", Escaped(&plan.name)))?;
         let observed = input.observed.as_ref();
-        let progress = self.progress;
-        LinearJob { source, scales: &scales, observed, progress }.run(sink, offset)
+        let golden = plan.golden_operands(self.golden)?;
+        let (golden, progress) = (golden.as_ref(), self.progress);
+        LinearJob { source, scales: &scales, observed, golden, progress }.run(sink, offset)
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tessera_formats::gguf::Gguf;
 use tessera_formats::pack::manifest::{Input, Manifest, Shard};
 use tessera_formats::pack::{self, PackError, names};
+use tessera_runtime::golden;
 
 use super::entries;
 use super::plan::Plan;
@@ -69,15 +70,21 @@ impl<'a> Division<'a> {
         limit: u64,
     ) -> Result<Self, PackError> {
         let common = pack::header_bytes(&common.widest(), &[])?;
+        // The golden inputs and the key-value section stand in the first shard.
+        let mut bytes = length(gguf.metadata_bytes().len());
+        let mut header = common + small_entry_bytes(names::GGUF_METADATA, 1);
+        if let Some(columns) = plan.golden_columns() {
+            bytes += length(golden::ROWS.saturating_mul(columns));
+            header += small_entry_bytes(names::GOLDEN_INPUTS, 2);
+        }
         Ok(Division {
             plan,
             gguf,
             limit,
             common,
             shards: vec![ShardPlan::default()],
-            // The key-value section stands in the first shard.
-            bytes: length(gguf.metadata_bytes().len()),
-            header: common + small_entry_bytes(names::GGUF_METADATA, 1),
+            bytes,
+            header,
             placed: BTreeSet::new(),
         })
     }

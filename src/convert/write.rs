@@ -100,6 +100,13 @@ impl Conversion<'_> {
             }
             self.carry(shard, &mut file, &mut manifest)?;
             if index == 0 {
+                if let Some(golden) = self.quantizer.golden {
+                    let bytes = golden.to_bytes();
+                    let shape = [names::GOLDEN_ROWS, u64::try_from(golden.columns())?];
+                    let name = names::GOLDEN_INPUTS;
+                    file.append(name, Dtype::I8, &shape, &bytes)?;
+                    manifest.digests.insert(name.to_owned(), hex(&Sha256::digest(&bytes)));
+                }
                 let bytes = self.quantizer.gguf.metadata_bytes();
                 let shape = [u64::try_from(bytes.len())?];
                 let name = names::GGUF_METADATA;

@@ -7,8 +7,8 @@ use anyhow::Context;
 use serde::Serialize;
 use tessera_formats::escape::escaped;
 use tessera_formats::gguf::{Array, Metadata, Value};
-use tessera_formats::pack::PackReader;
 use tessera_formats::pack::manifest::Manifest;
+use tessera_formats::pack::{PackReader, names};
 
 use super::file::ModelFile;
 
@@ -41,6 +41,7 @@ pub fn differences(a: &ModelFile<'_>, b: &ModelFile<'_>) -> anyhow::Result<Vec<D
     let same_keys = of_metadata(a.metadata(), b.metadata(), &mut found);
     if let (Some(pack_a), Some(pack_b)) = (a.pack(), b.pack()) {
         of_manifests(manifest(pack_a)?, manifest(pack_b)?, same_keys, &mut found)?;
+        of_golden(pack_a, pack_b, &mut found);
         of_placement(pack_a, pack_b, &mut found);
     }
     Ok(found)
@@ -223,6 +224,20 @@ fn compare_json(
                 shown: (show(a), show(b)),
             });
         }
+    }
+}
+
+/// Compares whether there are golden vectors.
+fn of_golden(a: &PackReader, b: &PackReader, found: &mut Vec<Difference>) {
+    let [a, b] = [a, b].map(|pack| pack.tensor_info(names::GOLDEN_INPUTS).is_some());
+    if a != b {
+        let shown = (a.to_string(), b.to_string());
+        found.push(Difference {
+            field: "golden vectors".to_owned(),
+            a: Some(a.into()),
+            b: Some(b.into()),
+            shown,
+        });
     }
 }
 

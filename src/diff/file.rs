@@ -105,7 +105,9 @@ impl<'p> ModelFile<'p> {
             Form::Pack(pack, _) => pack
                 .tensors()
                 .iter()
-                .filter(|tensor| tensor.name != names::GGUF_METADATA)
+                .filter(|tensor| {
+                    ![names::GGUF_METADATA, names::GOLDEN_INPUTS].contains(&tensor.name.as_str())
+                })
                 .map(|tensor| tensor.bytes)
                 .sum(),
         }

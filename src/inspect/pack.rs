@@ -9,7 +9,7 @@ use serde::Serialize;
 use tessera_formats::escape::escaped;
 use tessera_formats::npu::Scheme;
 use tessera_formats::pack::manifest::{Carried, Input, Linear, MemoryPlan, Source};
-use tessera_formats::pack::{PackReader, ShardFile};
+use tessera_formats::pack::{PackReader, ShardFile, names};
 
 use crate::{size, table};
 
@@ -38,6 +38,8 @@ pub struct PackReport {
     pub recipe: serde_json::Value,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Whether it has golden vectors.
+    pub golden: bool,
     /// Linears by scheme.
     pub schemes: BTreeMap<Scheme, SchemeReport>,
     /// Every linear.
@@ -89,6 +91,7 @@ impl PackReport {
             sources: manifest.sources.clone(),
             recipe: manifest.recipe.clone(),
             seed: manifest.seed,
+            golden: pack.tensor_info(names::GOLDEN_INPUTS).is_some(),
             schemes,
             linears: pack.linears().cloned().collect(),
             inputs: pack.inputs().cloned().collect(),
@@ -147,11 +150,12 @@ impl PackReport {
         }
         let _ = writeln!(
             text,
-            "{} of tiles in {} IOMMU domain{}, {} tensors carried as they were",
+            "{} of tiles in {} IOMMU domain{}, {} tensors carried as they were{}",
             size::show(self.memory.tile_bytes),
             self.memory.domain_bytes.len(),
             if self.memory.domain_bytes.len() == 1 { "" } else { "s" },
             self.carried.len(),
+            if self.golden { ", golden vectors" } else { "" },
         );
         text
     }

@@ -127,6 +127,7 @@ impl<'a> QuantizedCheckpoint<'a> {
             seed: self.seed,
             budget: self.budget,
             calibration: self.calibration.as_deref(),
+            golden: None,
             progress: &self.progress,
         };
         let input = self.input(&quantizer, plan.input)?;

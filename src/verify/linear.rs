@@ -10,6 +10,7 @@ use tessera_formats::gguf::{Gguf, TensorInfo};
 use tessera_formats::pack::PackReader;
 use tessera_formats::pack::manifest::{Accumulator, Linear};
 use tessera_runtime::accumulator::{AccumulatorBound, RowSums};
+use tessera_runtime::golden::{GoldenInputs, GoldenOperands, LaneBuffer};
 
 use super::report::{Report, TensorReport};
 use crate::hash::hex;
@@ -26,12 +27,13 @@ const TOLERANCE: f64 = 1e-3;
 /// digits left for the rotation of such weights.
 const LEAST_ENERGY: f64 = 1.0 / ((1u128 << 100) as f64 * (1u128 << 100) as f64);
 
-/// Checks the linear and adds what was found to the report.
+/// Checks the linear and adds what was found to the report; `source` is the source and whether it may
+/// be another than the recorded one.
 pub fn check(
     pack: &PackReader,
     linear: &Linear,
-    source: Option<&Gguf>,
-    any_source: bool,
+    source: Option<(&Gguf, bool)>,
+    golden: Option<&GoldenInputs>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let tiled = TiledLinear::open(pack, linear)?;
@@ -39,8 +41,9 @@ pub fn check(
     if basis.vector.iter().flatten().any(|v| !v.is_finite() || *v == 0.0) {
         report.problem(&linear.input, "its vector has an element that is zero or not a number");
     }
+    let any_source = source.is_some_and(|(_, any_source)| any_source);
     let tensor = match source {
-        Some(gguf) => match matching_tensor(gguf, linear) {
+        Some((gguf, _)) => match matching_tensor(gguf, linear) {
             Ok(tensor) => Some((gguf, tensor)),
             Err(problem) => {
                 report.problem(&linear.name, &problem);
@@ -57,10 +60,22 @@ pub fn check(
     {
         report.problem(correction, "it has a correction that is no number");
     }
-    let totals = Check { tiled: &tiled }.run(tensor)?;
+    let operands = golden
+        .map(|golden| golden.operands(tiled.engine(), linear.activation_range(), tiled.k_padded()));
+    let operands = operands.transpose()?;
+    let totals = Check { tiled: &tiled, golden: operands.as_ref() }.run(tensor)?;
     for (segment, digest) in linear.segments.iter().zip(&totals.digests) {
         if *digest != segment.sha256 {
             report.problem(&segment.tiles, "its tiles do not have the recorded SHA-256");
+        }
+    }
+    for (index, (segment, digest)) in linear.segments.iter().zip(&totals.golden).enumerate() {
+        if segment.golden.as_ref() != Some(digest) {
+            let problem = format!(
+                "segment {index}: what its tiles give for the golden inputs does not have the recorded \
+                 SHA-256"
+            );
+            report.problem(&linear.name, &problem);
         }
     }
     for (segment, found) in linear.segments.iter().zip(&totals.bounds) {
@@ -130,11 +145,15 @@ fn same_bound(recorded: Option<&Accumulator>, found: Option<&Accumulator>) -> bo
 /// The check of one linear.
 struct Check<'a> {
     tiled: &'a TiledLinear<'a>,
+    /// Operands whose results are hashed.
+    golden: Option<&'a GoldenOperands>,
 }
 
 /// Sums over panels, added in order.
 struct Totals {
     digests: Vec<String>,
+    /// Of the results for the golden inputs; empty where there are none.
+    golden: Vec<String>,
     bounds: Vec<Option<AccumulatorBound>>,
     padding: u64,
     errors: Errors,
@@ -143,6 +162,8 @@ struct Totals {
 /// What one panel gave.
 struct PanelTotals {
     bounds: Vec<Option<AccumulatorBound>>,
+    /// Results for the golden inputs, of each segment.
+    golden: Vec<Vec<u8>>,
     padding: u64,
     errors: Errors,
 }
@@ -206,8 +227,10 @@ impl Check<'_> {
         let segments = self.tiled.segments().count();
         let per_block = (BLOCK / self.tiled.panel_bytes()).max(1);
         let mut hashers = vec![Sha256::new(); segments];
+        let mut golden = vec![Sha256::new(); if self.golden.is_some() { segments } else { 0 }];
         let mut totals = Totals {
             digests: Vec::new(),
+            golden: Vec::new(),
             bounds: vec![None; segments],
             padding: 0,
             errors: Errors::default(),
@@ -224,6 +247,7 @@ impl Check<'_> {
                 .map(|panel| self.panel(panel, &panels, rows.as_ref()))
                 .collect::<anyhow::Result<Vec<_>>>()?;
             for result in results {
+                golden.iter_mut().zip(&result.golden).for_each(|(hash, part)| hash.update(part));
                 totals.padding += result.padding;
                 totals.errors.add(&result.errors);
                 for (total, bound) in totals.bounds.iter_mut().zip(result.bounds) {
@@ -231,7 +255,10 @@ impl Check<'_> {
                 }
             }
         }
-        totals.digests = hashers.into_iter().map(|hasher| hex(&hasher.finalize())).collect();
+        let digests = |hashers: Vec<Sha256>| -> Vec<String> {
+            hashers.into_iter().map(|hasher| hex(&hasher.finalize())).collect()
+        };
+        (totals.digests, totals.golden) = (digests(hashers), digests(golden));
         Ok(totals)
     }
 
@@ -260,6 +287,7 @@ impl Check<'_> {
         let mut lane = self.tiled.lane();
         let mut result = PanelTotals {
             bounds: vec![None; self.tiled.segments().count()],
+            golden: self.results(panel, panels),
             padding: 0,
             errors: Errors::default(),
         };
@@ -278,6 +306,21 @@ impl Check<'_> {
             result.errors.add(&self.compare(&weights, lane.values()));
         }
         Ok(result)
+    }
+
+    /// What each segment of a panel of those that were read gives for the golden inputs.
+    fn results(&self, panel: usize, panels: &Panels) -> Vec<Vec<u8>> {
+        let Some(golden) = self.golden else { return Vec::new() };
+        let (rows, mut buffer) = (self.tiled.rows(panel).len(), LaneBuffer::default());
+        let segments = self.tiled.segments().enumerate();
+        segments
+            .map(|(segment, columns)| {
+                let mut results = Vec::new();
+                let tiles = self.tiled.tiles(panels, panel, segment);
+                golden.panel(columns, tiles, rows, &mut buffer, &mut results);
+                results
+            })
+            .collect()
     }
 
     /// Widens the segments' bounds by the row in `lane`.

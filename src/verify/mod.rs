@@ -9,8 +9,9 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
-use tessera_formats::pack::PackReader;
 use tessera_formats::pack::manifest::Carried;
+use tessera_formats::pack::{PackReader, names};
+use tessera_runtime::golden::GoldenInputs;
 
 pub use self::report::Report;
 use crate::hash::{hash_file, hash_tensor, hex};
@@ -37,8 +38,10 @@ pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
         check_sources(&pack, source, &mut report)?;
     }
     check_domains(&pack, &mut report)?;
+    let golden = golden_inputs(&pack)?;
     for linear in pack.linears() {
-        linear::check(&pack, linear, source.as_ref(), request.any_source, &mut report)
+        let source = source.as_ref().map(|source| (source, request.any_source));
+        linear::check(&pack, linear, source, golden.as_ref(), &mut report)
             .with_context(|| format!("`{}`", Escaped(&linear.name)))?;
     }
     for shard in pack.shards() {
@@ -57,6 +60,15 @@ pub fn verify(request: &Request<'_>) -> anyhow::Result<Report> {
         }
     }
     Ok(report.finish())
+}
+
+/// The rows of golden vectors, if the pack has them.
+fn golden_inputs(pack: &PackReader) -> anyhow::Result<Option<GoldenInputs>> {
+    if pack.tensor_info(names::GOLDEN_INPUTS).is_none() {
+        return Ok(None);
+    }
+    let bytes = pack.read_tensor(names::GOLDEN_INPUTS, u64::MAX)?;
+    Ok(Some(GoldenInputs::from_bytes(&bytes)?))
 }
 
 /// Holds the IOMMU domains against the target's capacity, which not every reader needs to.

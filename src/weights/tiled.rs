@@ -168,6 +168,12 @@ impl<'a> TiledLinear<'a> {
         Lane::bytes(self.k_padded(), self.basis.rotation.scratch_len())
     }
 
+    /// The tiles of a segment of a panel, which must be among `panels`.
+    pub fn tiles<'p>(&self, panels: &'p Panels, panel: usize, segment: usize) -> &'p [u8] {
+        let bytes = self.segments[segment].1;
+        &panels.bytes[segment][(panel - panels.first) * bytes..][..bytes]
+    }
+
     /// Takes a lane of a panel, which must be among `panels`, out of its tiles.
     pub fn unpack(&self, panels: &Panels, panel: usize, index: usize, lane: &mut Lane) {
         for ((columns, bytes), tiles) in self.segments.iter().zip(&panels.bytes) {

@@ -7,15 +7,16 @@ use super::check::{Item, tiles_shape};
 use super::error::PackError;
 use super::header::tensor_bytes;
 use super::manifest::{Manifest, Rotation};
+use super::names;
 
 /// Checks the manifests of all shards, in order, against each other: they describe one
-/// conversion, names are unique, inputs and factors that are referred to exist, and the memory
-/// plan adds up.
+/// conversion, names are unique, inputs and factors that are referred to exist, golden vectors are
+/// complete, and the memory plan adds up.
 ///
-/// `stored` tells whether any shard holds a tensor.
-pub(super) fn pack(
+/// `stored` gives the shape of a tensor, if any shard holds it.
+pub(super) fn pack<'t>(
     shards: &[(&Path, &Manifest)],
-    stored: impl Fn(&str) -> bool,
+    stored: impl Fn(&str) -> Option<&'t [u64]>,
 ) -> Result<(), PackError> {
     let Some(&(first_path, first)) = shards.first() else { return Ok(()) };
     for &(path, manifest) in shards {
@@ -41,7 +42,7 @@ pub(super) fn pack(
             let new = inputs.insert(entry.name.as_str(), entry).is_none();
             unique(path, "`inputs`", &entry.name, new)?;
             if let Some(factor) = &entry.rotation.factor
-                && !stored(&factor.tensor)
+                && stored(&factor.tensor).is_none()
             {
                 let tensor = factor.tensor.clone();
                 return Err(PackError::Missing { path: path.to_owned(), tensor });
@@ -54,6 +55,8 @@ pub(super) fn pack(
             unique(path, "`carried`", &entry.name, weights.insert(entry.name.as_str()))?;
         }
     }
+
+    golden(shards, stored(names::GOLDEN_INPUTS))?;
 
     let mut domain_bytes = vec![0u64; first.memory.domain_bytes.len()];
     let (domains, most) = (domain_bytes.len(), first.target.domains);
@@ -85,6 +88,39 @@ pub(super) fn pack(
     let total = domain_bytes.iter().try_fold(0u64, |sum, &bytes| sum.checked_add(bytes));
     item.equal("memory tile_bytes", Some(first.memory.tile_bytes), total)?;
     item.equal("memory domain_bytes", &first.memory.domain_bytes, &domain_bytes)
+}
+
+/// Golden vectors are there for every segment, with inputs of the length of the widest linear, or
+/// not at all.
+fn golden(shards: &[(&Path, &Manifest)], inputs: Option<&[u64]>) -> Result<(), PackError> {
+    let linears = || {
+        shards
+            .iter()
+            .flat_map(|&(path, manifest)| manifest.linears.iter().map(move |linear| (path, linear)))
+    };
+    for (path, linear) in linears() {
+        let item = Item { path, name: &linear.name };
+        for segment in &linear.segments {
+            let (found, expected) = match (&segment.golden, inputs) {
+                (Some(_), Some(_)) | (None, None) => continue,
+                (Some(_), None) => ("present", "absent: the pack has no `golden.inputs`"),
+                (None, Some(_)) => ("absent", "present: the pack has `golden.inputs`"),
+            };
+            return Err(item.field("segment golden", found, expected.to_owned()));
+        }
+    }
+    let (Some(inputs), Some(&(path, _))) = (inputs, shards.first()) else { return Ok(()) };
+    let tensor = || names::GOLDEN_INPUTS.to_owned();
+    match linears().map(|(_, linear)| linear.k_padded).max() {
+        None => Err(PackError::Unreferenced { path: path.to_owned(), tensor: tensor() }),
+        Some(k) if inputs == [names::GOLDEN_ROWS, k] => Ok(()),
+        Some(k) => Err(PackError::Tensor {
+            path: path.to_owned(),
+            tensor: tensor(),
+            expected: format!("{:?}, as wide as the widest linear", [names::GOLDEN_ROWS, k]),
+            found: format!("{inputs:?}"),
+        }),
+    }
 }
 
 /// First field that all shards of a pack share and these two do not.

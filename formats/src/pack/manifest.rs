@@ -17,7 +17,7 @@ pub const FORMAT: &str = "tessera-pack";
 pub const VERSION_MAJOR: u32 = 1;
 
 /// Minor version of the format: a reader refuses a newer one.
-pub const VERSION_MINOR: u32 = 1;
+pub const VERSION_MINOR: u32 = 2;
 
 /// Everything a reader needs beside the tensors. Each shard carries its own, with the linears,
 /// inputs and carried tensors that stand in that shard; all other fields but [`Manifest::shard`]
@@ -98,6 +98,7 @@ impl Manifest {
             let integers = linear.scheme.engine() != Engine::F16;
             for segment in &mut linear.segments {
                 segment.sha256 = hash();
+                segment.golden = segment.golden.as_ref().map(|_| hash());
                 segment.accumulator = integers.then_some(Accumulator {
                     min: i64::MIN,
                     max: i64::MIN,
@@ -328,6 +329,10 @@ pub struct Segment {
     /// Certificate of the accumulator; absent for the float engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accumulator: Option<Accumulator>,
+    /// SHA-256, hexadecimal, of the engine's results for the rows of [`super::names::GOLDEN_INPUTS`].
+    /// All segments of a pack have one, or none has. Since 1.2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub golden: Option<String>,
 }
 
 /// What one output element can reach before it is converted, over all rows of a segment.

@@ -5,6 +5,13 @@ use crate::shard_name;
 /// The GGUF key-value section, verbatim, U8 `[bytes]`; in the first shard.
 pub const GGUF_METADATA: &str = "gguf.metadata";
 
+/// Rows of activations that golden vectors are the results of, I8 `[4, K]`; in the first shard. K is
+/// the greatest `k_padded` of the pack's linears. Since 1.2.
+pub const GOLDEN_INPUTS: &str = "golden.inputs";
+
+/// Rows of [`GOLDEN_INPUTS`].
+pub const GOLDEN_ROWS: u64 = 4;
+
 /// The header's key that is not a tensor.
 pub const HEADER_METADATA: &str = "__metadata__";
 

@@ -157,7 +157,7 @@ impl PackReader {
         }
         let manifests: Vec<(&Path, &Manifest)> =
             pack.shards.iter().map(|shard| (shard.path(), shard.manifest())).collect();
-        agree::pack(&manifests, |name| pack.by_name.contains_key(name))?;
+        agree::pack(&manifests, |name| pack.tensor_info(name).map(|tensor| &*tensor.shape))?;
         Ok(pack)
     }
 

@@ -170,7 +170,10 @@ impl ShardWriter {
         }
         check::shard(&self.path, manifest, &self.tensors, self.data_start)?;
         if manifest.shard.is_none() {
-            agree::pack(&[(self.path.as_path(), manifest)], |name| self.names.contains(name))?;
+            let shape = |name: &str| {
+                self.tensors.iter().find(|tensor| tensor.name == name).map(|tensor| &*tensor.shape)
+            };
+            agree::pack(&[(self.path.as_path(), manifest)], shape)?;
         }
 
         let reserved = self.data_start - LENGTH_BYTES;

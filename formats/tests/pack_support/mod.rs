@@ -176,6 +176,7 @@ fn with_zero_points(scheme: Scheme, zero_points: &[usize]) -> Pack {
                 length: form.segments[s] as u64,
                 sha256: sha256(&tiles.bytes),
                 accumulator: made.accumulators[s].clone(),
+                golden: None,
             });
             start += form.segments[s] as u64;
         }
@@ -280,8 +281,8 @@ fn sort(tensors: &mut [Stored]) {
     });
 }
 
-/// [`small`] with all that came with version 1.1: scales of activations (of integers), corrections,
-/// BF16 scales, and records of a calibration.
+/// [`small`] with all that came with versions 1.1 and 1.2: scales of activations (of integers),
+/// corrections, BF16 scales, records of a calibration, golden vectors.
 pub fn calibrated(scheme: Scheme) -> Pack {
     let Pack { mut manifest, mut tensors, weights } = with_zero_points(scheme, &[2]);
     let mut random = Random(23);
@@ -331,9 +332,24 @@ pub fn calibrated(scheme: Scheme) -> Pack {
             scale.dtype = Dtype::BF16;
         }
     }
+    add_golden(&mut [&mut manifest], &mut tensors);
     sort(&mut tensors);
     manifest.digests = digests(&manifest.linears, &manifest.carried, &tensors);
     Pack { manifest, tensors, weights }
+}
+
+/// Adds golden vectors to all shards of a pack, and their inputs to the tensors of the first.
+fn add_golden(manifests: &mut [&mut Manifest], first: &mut Vec<Stored>) {
+    let mut k = 0;
+    for linear in manifests.iter_mut().flat_map(|manifest| &mut manifest.linears) {
+        k = k.max(linear.k_padded);
+        for segment in &mut linear.segments {
+            segment.golden = Some(sha256(segment.tiles.as_bytes()));
+        }
+    }
+    let bytes = (0..4 * k).map(|i| (i * 37 % 256) as u8).collect();
+    let name = "golden.inputs".to_owned();
+    first.push(Stored { name, dtype: Dtype::I8, shape: vec![4, k], bytes });
 }
 
 struct Made {
@@ -527,6 +543,30 @@ impl Pack {
                 Pack { manifest, tensors, weights }
             })
             .collect()
+    }
+
+    /// The same with golden vectors.
+    pub fn golden_shards(count: usize) -> Vec<Pack> {
+        let mut packs = Self::shards(count);
+        let mut tensors = std::mem::take(&mut packs[0].tensors);
+        let mut manifests: Vec<_> = packs.iter_mut().map(|pack| &mut pack.manifest).collect();
+        add_golden(&mut manifests, &mut tensors);
+        packs[0].tensors = tensors;
+        packs[0].complete();
+        packs
+    }
+
+    /// Adds golden vectors to a pack of one file.
+    pub fn add_golden(&mut self) {
+        add_golden(&mut [&mut self.manifest], &mut self.tensors);
+        self.complete();
+    }
+
+    /// Puts tensors in order, and records the digests of those that there are.
+    pub fn complete(&mut self) {
+        sort(&mut self.tensors);
+        let Manifest { linears, carried, .. } = &self.manifest;
+        self.manifest.digests = digests(linears, carried, &self.tensors);
     }
 
     /// Tensors as the header will have them.

@@ -6,7 +6,7 @@
 //! after is that of [`host`](crate::host), as on a board.
 
 mod gemm;
-mod halves;
+pub(crate) mod halves;
 mod linear;
 mod products;
 mod rows;

@@ -117,7 +117,10 @@ fn segment(
     item.check("segment length", fits, segment.length, || {
         format!("a multiple of {k_align}, at most {longest}")
     })?;
-    hash(item, &segment.sha256)?;
+    hash(item, "sha256", &segment.sha256)?;
+    if let Some(golden) = &segment.golden {
+        hash(item, "segment golden", golden)?;
+    }
     let range = match engine {
         Engine::F16 => None,
         Engine::I8 => Some((i64::from(i32::MIN), i64::from(i32::MAX))),

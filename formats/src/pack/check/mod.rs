@@ -44,7 +44,7 @@ pub(super) fn shard(
     for source in &manifest.sources {
         let plain = names::is_plain_file_name(&source.file);
         item.check("source file", plain, &source.file, || "a file name without folders".into())?;
-        hash(item, &source.sha256)?;
+        hash(item, "sha256", &source.sha256)?;
     }
     if let Some(calibration) = &manifest.calibration {
         self::calibration(item, calibration)?;
@@ -62,9 +62,7 @@ pub(super) fn shard(
     for tensor in tensors {
         named.tensors.insert(&tensor.name, tensor);
     }
-    if manifest.version[1] == 0 {
-        first_version(item, manifest, &named)?;
-    }
+    earlier_version(item, manifest, &named)?;
     for entry in &manifest.inputs {
         input(&mut named, entry)?;
     }
@@ -90,6 +88,11 @@ pub(super) fn shard(
         let bytes =
             named.tensors.get(names::GGUF_METADATA).map_or(0, |tensor| tensor.end - tensor.begin);
         named.take(names::GGUF_METADATA, Dtype::U8, &[bytes], 1)?;
+        // How long its rows are depends on the linears of all shards.
+        if let Some(inputs) = named.tensors.get(names::GOLDEN_INPUTS) {
+            let k = inputs.shape.last().copied().unwrap_or(0);
+            named.take(names::GOLDEN_INPUTS, Dtype::I8, &[names::GOLDEN_ROWS, k], 1)?;
+        }
     }
     if let Some(tensor) = tensors.iter().find(|t| named.tensors.contains_key(t.name.as_str())) {
         return Err(PackError::Unreferenced { path: path.to_owned(), tensor: tensor.name.clone() });
@@ -119,36 +122,45 @@ fn digests(item: Item<'_>, manifest: &Manifest, tensors: &[TensorEntry]) -> Resu
             expected.into(),
         ));
     }
-    manifest.digests.values().try_for_each(|digest| hash(item, digest))
+    manifest.digests.values().try_for_each(|digest| hash(item, "sha256", digest))
 }
 
-/// A manifest of version 1.0 has nothing that came with 1.1: a reader of 1.0 would refuse it.
-fn first_version(item: Item<'_>, manifest: &Manifest, named: &Named<'_>) -> Result<(), PackError> {
+/// A manifest has nothing that came after its version: a reader of that version would refuse it.
+fn earlier_version(
+    item: Item<'_>,
+    manifest: &Manifest,
+    named: &Named<'_>,
+) -> Result<(), PackError> {
     let Manifest { linears, inputs, calibration, .. } = manifest;
     let bf16 = |name: &str| named.tensors.get(name).is_some_and(|t| t.dtype == Dtype::BF16);
+    let mut segments = linears.iter().flat_map(|linear| &linear.segments);
+    // With each the minor version that it came with.
     let found = [
-        ("`calibration`", calibration.is_some()),
-        ("`sign_trial`", inputs.iter().any(|input| input.sign_trial.is_some())),
-        ("`activation`", linears.iter().any(|linear| !linear.activation.is_default())),
-        ("`rounding`", linears.iter().any(|linear| !linear.rounding.is_default())),
-        ("`correction`", linears.iter().any(|linear| linear.correction.is_some())),
-        ("`output_error`", linears.iter().any(|linear| linear.output_error.is_some())),
-        ("a BF16 scale", linears.iter().any(|linear| bf16(&linear.scale))),
+        (1, "`calibration`", calibration.is_some()),
+        (1, "`sign_trial`", inputs.iter().any(|input| input.sign_trial.is_some())),
+        (1, "`activation`", linears.iter().any(|linear| !linear.activation.is_default())),
+        (1, "`rounding`", linears.iter().any(|linear| !linear.rounding.is_default())),
+        (1, "`correction`", linears.iter().any(|linear| linear.correction.is_some())),
+        (1, "`output_error`", linears.iter().any(|linear| linear.output_error.is_some())),
+        (1, "a BF16 scale", linears.iter().any(|linear| bf16(&linear.scale))),
+        (2, "`golden`", segments.any(|segment| segment.golden.is_some())),
+        (2, "`golden.inputs`", named.tensors.contains_key(names::GOLDEN_INPUTS)),
     ];
-    match found.into_iter().find(|(_, present)| *present) {
-        Some((what, _)) => {
-            let found = format!("1.0, with {what}");
-            Err(item.field("version", found, "1.1 or later".to_owned()))
+    let [major, minor] = manifest.version;
+    match found.into_iter().find(|&(since, _, present)| present && since > minor) {
+        Some((since, what, _)) => {
+            let found = format!("{major}.{minor}, with {what}");
+            Err(item.field("version", found, format!("{major}.{since} or later")))
         }
         None => Ok(()),
     }
 }
 
 fn calibration(item: Item<'_>, calibration: &Calibration) -> Result<(), PackError> {
-    hash(item, &calibration.statistics_sha256)?;
+    hash(item, "sha256", &calibration.statistics_sha256)?;
     for data in &calibration.data {
         item.check("calibration data", !data.name.is_empty(), "empty", || "a name".into())?;
-        hash(item, &data.sha256)?;
+        hash(item, "sha256", &data.sha256)?;
     }
     Ok(())
 }
@@ -217,7 +229,7 @@ fn carried(named: &mut Named<'_>, carried: &Carried) -> Result<(), PackError> {
     name(item)?;
     let dims = carried.shape.len();
     item.check("dimensions", (1..=4).contains(&dims), dims, || "1 to 4".into())?;
-    hash(item, &carried.sha256)?;
+    hash(item, "sha256", &carried.sha256)?;
     let Some(ggml_type) = GgmlType::from_name(&carried.ggml_type) else {
         return Err(item.field("ggml_type", &carried.ggml_type, "the name of a ggml type".into()));
     };
@@ -242,8 +254,8 @@ fn name(item: Item<'_>) -> Result<(), PackError> {
     item.check("name", !item.name.is_empty(), "empty", || "a name".into())
 }
 
-fn hash(item: Item<'_>, sha256: &str) -> Result<(), PackError> {
+fn hash(item: Item<'_>, field: &'static str, sha256: &str) -> Result<(), PackError> {
     let hexadecimal =
         sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    item.check("sha256", hexadecimal, sha256, || "64 lower-case hexadecimal digits".into())
+    item.check(field, hexadecimal, sha256, || "64 lower-case hexadecimal digits".into())
 }
