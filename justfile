@@ -29,6 +29,14 @@ doc:
 ci:
     .ci/run
 
+# The program for the board, target/aarch64-unknown-linux-gnu/release/tessera, see docs/board.md
+board:
+    .ci/board
+
+# What matters on the board, tested under qemu
+aarch64:
+    .ci/aarch64
+
 # Convert the model the repository carries
 example:
     cargo run --release -- convert tests/data/stories260K-Q8_0.gguf -o stories260K.safetensors --scheme w8a8 --force
