@@ -2,6 +2,7 @@
 //! both sides see, and matmuls.
 
 pub mod abi;
+pub mod check;
 mod error;
 mod library;
 mod lock;
