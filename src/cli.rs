@@ -6,6 +6,7 @@ mod diff;
 mod doctor;
 mod eval;
 mod inspect;
+mod probe;
 mod report;
 mod rotate;
 mod run;
@@ -24,6 +25,7 @@ pub use diff::DiffArguments;
 pub use doctor::DoctorArguments;
 pub use eval::EvalArguments;
 pub use inspect::InspectArguments;
+pub use probe::ProbeArguments;
 pub use report::ReportArguments;
 pub use rotate::RotateArguments;
 pub use run::RunArguments;
@@ -71,6 +73,8 @@ pub enum Command {
     Run(RunArguments),
     /// Check that a board is ready to run packs, and say how to fix what is not
     Doctor(DoctorArguments),
+    /// Ask a board's NPU what it does and how fast it is, and check that it computes what packs rely on
+    Probe(ProbeArguments),
     /// Print a shell completion script
     Completions {
         /// Shell to complete for

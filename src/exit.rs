@@ -12,6 +12,7 @@ use tessera_formats::pack::PackError;
 use tessera_runtime::linear::candle::CandleDeviceError;
 use tessera_runtime::model::ResidualRotationError;
 use tessera_runtime::perplexity::{ChunksError, EvaluationError};
+use tessera_runtime::rknn::RknnError;
 
 use crate::talk::say;
 
@@ -60,8 +61,25 @@ fn code(error: &anyhow::Error) -> u8 {
         ) => ENVIRONMENT,
         #[cfg(feature = "cuda")]
         _ if error.is::<CandleDeviceError>() => ENVIRONMENT,
+        _ if error.chain().any(lacks_npu) => ENVIRONMENT,
         _ => BAD_INPUT,
     }
+}
+
+/// Whether it is the NPU or its library that is missing, busy or fails; a file that is none is bad input.
+fn lacks_npu(cause: &(dyn std::error::Error + 'static)) -> bool {
+    !matches!(
+        cause.downcast_ref(),
+        None | Some(
+            RknnError::Shape { .. }
+                | RknnError::Kind { .. }
+                | RknnError::NoVersion { .. }
+                | RknnError::TooOld { .. }
+                | RknnError::Read { .. }
+                | RknnError::Load { .. }
+                | RknnError::Symbol { .. }
+        )
+    )
 }
 
 /// Kind of the first I/O error in the chain.

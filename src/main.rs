@@ -15,6 +15,7 @@ mod inspect;
 mod models;
 mod new_file;
 mod options;
+mod probe;
 mod progress;
 mod recipe;
 mod report;

@@ -8,6 +8,7 @@ mod doctor;
 mod eval;
 mod inspect;
 mod man;
+mod probe;
 mod report;
 mod rotate;
 mod run;
@@ -54,6 +55,7 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Report(arguments) => report::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Completions { shell } => completions::run(shell),
         Command::Man { directory } => man::run(&directory),
     }

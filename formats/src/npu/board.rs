@@ -3,13 +3,15 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::probe::{CapacityEnd, Overflow, Probe};
 use super::{Engine, Scheme, Target};
 
 /// What the field `format` says.
 const FORMAT: &str = "tessera-board";
 
 /// Major and minor version. A reader refuses another major one and a newer minor one.
-const VERSION: [u32; 2] = [1, 0];
+/// 1.1 has `probe`.
+const VERSION: [u32; 2] = [1, 1];
 
 /// Rates and times outside of this are no board's.
 const LEAST_RATE: f64 = 1e3;
@@ -26,6 +28,9 @@ pub struct Board {
     pub target: Target,
     /// How fast it is.
     pub rates: Rates,
+    /// What it answered, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
 }
 
 /// How fast an NPU is, with all its cores at work.
@@ -102,7 +107,55 @@ impl Board {
     pub fn of_chip(name: &str) -> Option<Self> {
         let target = Target::by_name(name)?;
         let rates = Rates::of_cores(target.cores);
-        Some(Board { format: FORMAT.to_owned(), version: VERSION, target, rates })
+        Some(Board { format: FORMAT.to_owned(), version: VERSION, target, rates, probe: None })
+    }
+
+    /// A board with a chip, by its answers: as fast as it was measured, where it was, and with the chip's limits,
+    /// or lower ones that were found.
+    pub fn of_probe(name: &str, probe: Probe) -> Option<Self> {
+        let mut board = Self::of_chip(name)?;
+        let Board { target, rates, .. } = &mut board;
+        for products in &probe.products {
+            let rate = match products.engine {
+                Engine::I4 => &mut rates.i4_macs_per_second,
+                Engine::I8 => &mut rates.i8_macs_per_second,
+                Engine::F16 => &mut rates.f16_macs_per_second,
+            };
+            *rate = products.macs_per_second.clamp(LEAST_RATE, GREATEST_RATE);
+        }
+        let reading = probe.reading.iter().map(|reading| reading.bytes_per_second);
+        if let Some(slowest) = reading.min_by(f64::total_cmp) {
+            rates.bytes_per_second = slowest.clamp(LEAST_RATE, GREATEST_RATE);
+        }
+        if let Some(submit) = probe.submit {
+            rates.submit_seconds = submit.all_cores_seconds.clamp(0.0, LONGEST_SUBMIT);
+        }
+        let cores = (0..target.cores).take_while(|core| {
+            let accepted =
+                |mask: u32| probe.core_masks.iter().any(|m| m.mask == mask && m.accepted);
+            1u32.checked_shl(*core).is_some_and(accepted)
+        });
+        let cores = u32::try_from(cores.count()).unwrap_or(0);
+        if !probe.core_masks.is_empty() {
+            target.cores = cores.max(1);
+        }
+        if let Some(domains) = &probe.domains {
+            target.domains = target.domains.min(domains.working.max(1));
+            if let Some(capacity) = domains.capacity
+                && capacity.ended_by == CapacityEnd::Refused
+            {
+                // A step more was refused; matmuls had a little of it.
+                let most = capacity.bytes.saturating_add(capacity.step.saturating_mul(2));
+                target.lower_domain_bytes(capacity.bytes, most);
+            }
+        }
+        board.probe = Some(probe);
+        Some(board)
+    }
+
+    /// Whether sums of 4 bits that do not fit 16 are known to wrap on this board, and not to saturate.
+    pub fn int4_wraps(&self) -> bool {
+        self.probe.as_ref().is_some_and(|probe| probe.int4.overflow == Some(Overflow::Wrap))
     }
 
     /// Reads what `board.json` holds.
@@ -282,13 +335,79 @@ mod tests {
         assert_eq!(Board::of_chip("rk9999"), None);
     }
 
+    fn answers(text: &str) -> Probe {
+        let int4 = r#"{"overflow": "wrap", "sums": [], "fits_in_the_end": null, "nibble_order": null,
+            "least_in_activations": null, "least_in_weights": null}"#;
+        serde_json::from_str(&format!(
+            r#"{{"tessera": "", "library": "", "driver": "", "stand_in": false, "quick": false, "machine": null,
+            "soc": null, "kernel": null, "self_test": [], "int4": {int4}, "odd_rows": [], "halves": [],
+            "long_columns": [], "layouts": [], "few_rows": [], "failures": [], {text}}}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn answers_lower_limits_and_give_rates() {
+        let mask = |mask: u32, accepted| {
+            format!(r#"{{"mask": {mask}, "accepted": {accepted}, "code": null}}"#)
+        };
+        let domains = |working: u32, bytes: u64, end: &str| {
+            format!(
+                r#"{{"working": {working}, "refused": null,
+                "capacity": {{"bytes": {bytes}, "step": 16777216, "ended_by": "{end}"}}}}"#
+            )
+        };
+        let nothing =
+            r#""core_masks": [], "domains": null, "products": [], "reading": [], "submit": null"#;
+        let chip = Board::of_chip("rk3588").unwrap();
+        let board = Board::of_probe("rk3588", answers(nothing)).unwrap();
+        assert_eq!((&board.target, board.rates), (&chip.target, chip.rates));
+        assert!(board.int4_wraps() && !chip.int4_wraps());
+        assert_eq!(Board::parse(&serde_json::to_string(&board).unwrap()).unwrap(), board);
+        let masks = [mask(1, true), mask(2, true), mask(4, false)].join(", ");
+        for (domains, expected, capacity) in [
+            (domains(16, 2032 << 20, "refused"), 16, chip.target.domain_capacity),
+            (domains(16, 1 << 30, "memory"), 16, chip.target.domain_capacity),
+            (domains(4, 1 << 30, "refused"), 4, (1 << 30) - (128 << 20)),
+            (domains(0, 0, "refused"), 1, 1 << 20),
+        ] {
+            let board = Board::of_probe(
+                "rk3588",
+                answers(&format!(
+                    r#""core_masks": [{masks}], "domains": {domains},
+                    "products": [{{"engine": "i4", "m": 1, "k": 1, "n": 1, "cores": 3, "macs_per_second": 5e11}}],
+                    "reading": [{{"engine": "i4", "k": 1, "n": 1, "cores": 3, "bytes_per_second": 2e10}},
+                                {{"engine": "i8", "k": 1, "n": 1, "cores": 3, "bytes_per_second": 1e10}}],
+                    "submit": {{"one_core_seconds": 1e-5, "all_cores_seconds": 2e-5}}"#
+                )),
+            )
+            .unwrap();
+            let Target { cores, domains, domain_capacity, .. } = board.target;
+            assert_eq!((cores, domains, domain_capacity), (2, expected, capacity));
+            let expected = Rates {
+                bytes_per_second: 1e10,
+                submit_seconds: 2e-5,
+                i4_macs_per_second: 5e11,
+                ..chip.rates
+            };
+            assert_eq!(board.rates, expected);
+        }
+    }
+
+    #[test]
+    fn older_files_are_read() {
+        let mut value = serde_json::to_value(Board::of_chip("rk3588").unwrap()).unwrap();
+        value["version"] = vec![1, 0].into();
+        assert_eq!(Board::parse(&value.to_string()).unwrap().probe, None);
+    }
+
     #[test]
     fn what_no_board_has_is_refused() {
         let board = serde_json::to_value(Board::of_chip("rk3588").unwrap()).unwrap();
         for (pointer, value, expected) in [
             ("/format", "pack".into(), "its `format` is not `tessera-board`"),
-            ("/version", vec![2, 0].into(), "version 2.0, and this tessera reads 1.0 to 1.0"),
-            ("/version", vec![1, 1].into(), "version 1.1"),
+            ("/version", vec![2, 0].into(), "version 2.0, and this tessera reads 1.0 to 1.1"),
+            ("/version", vec![1, 2].into(), "version 1.2"),
             ("/rates/bytes_per_second", 0.into(), "`bytes_per_second` is 0, expected 1e3 to 1e18"),
             ("/rates/i4_macs_per_second", (-1e12).into(), "`i4_macs_per_second`"),
             ("/rates/submit_seconds", 3.into(), "`submit_seconds` is 3, expected 0 to 1"),

@@ -1,7 +1,8 @@
-//! The NPU's side of the bytes: engines and schemes, target limits, rates of boards, native tile
+//! The NPU's side of the bytes: engines and schemes, target limits, rates and answers of boards, native tile
 //! layouts.
 
 mod board;
+pub mod probe;
 mod scheme;
 mod target;
 pub mod tiles;

@@ -30,6 +30,9 @@ impl Target {
     /// `i32`.
     const DOMAIN_BYTES: u64 = 0x7fff_ffff - 0x1_0000;
 
+    /// Bytes of weights that every domain is taken to have.
+    const LEAST_CAPACITY: u64 = 1 << 20;
+
     /// Bytes of a domain kept free of weights for the activations and outputs of its matmuls.
     const DOMAIN_RESERVE: u64 = 128 << 20;
 
@@ -58,6 +61,14 @@ impl Target {
             "rk3588" | "rk3588s" => Some(Self::rk3588()),
             "rk3576" => Some(Self::rk3576()),
             _ => None,
+        }
+    }
+
+    /// Takes into account that a domain gives `bytes` bytes, and less than `most`.
+    pub(super) fn lower_domain_bytes(&mut self, bytes: u64, most: u64) {
+        if most < Self::DOMAIN_BYTES {
+            let weights = bytes.saturating_sub(Self::DOMAIN_RESERVE).max(Self::LEAST_CAPACITY);
+            self.domain_capacity = self.domain_capacity.min(weights);
         }
     }
 

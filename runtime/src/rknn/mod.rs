@@ -9,6 +9,7 @@
 
 pub mod abi;
 mod contexts;
+pub mod check;
 mod error;
 mod library;
 mod linear;

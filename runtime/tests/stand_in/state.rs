@@ -27,6 +27,9 @@ const DOMAINS: i32 = 16;
 /// K beyond this is refused.
 const LONGEST: i32 = 10304;
 
+/// Buffers of so many bytes take no memory before they are written.
+const LARGE: usize = 64 << 20;
+
 /// What is broken, by `RKNN_STAND_IN_FAULT`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Fault {
@@ -44,6 +47,10 @@ pub enum Fault {
     Core,
     /// Runs that do not end.
     Run,
+    /// Rows of A and C apart as if there were a multiple of 4, as in old versions.
+    Stride,
+    /// Weights of any length in one piece, as in old versions.
+    OneBlock,
 }
 
 impl Fault {
@@ -55,6 +62,8 @@ impl Fault {
             Ok("stale") => Fault::Stale,
             Ok("core") => Fault::Core,
             Ok("run") => Fault::Run,
+            Ok("stride") => Fault::Stride,
+            Ok("one-block") => Fault::OneBlock,
             _ => Fault::None,
         }
     }
@@ -193,7 +202,8 @@ impl State {
             return None;
         }
         // What was there before is nobody's to rely on.
-        let buffer = Buffer { processor: vec![0xa5; wanted], npu: vec![0x5a; wanted] };
+        let [processor, npu] = if wanted < LARGE { [0xa5, 0x5a] } else { [0, 0] };
+        let buffer = Buffer { processor: vec![processor; wanted], npu: vec![npu; wanted] };
         self.descriptors += 1;
         let descriptor = self.descriptors;
         Some(self.insert(Arc::new(Mutex::new(buffer)), (0, wanted), (domain, descriptor), true))
