@@ -12,6 +12,7 @@ mod rotate;
 mod run;
 mod running;
 mod sensitivity;
+mod validate;
 mod verify;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub use rotate::RotateArguments;
 pub use run::RunArguments;
 pub use running::RunningArguments;
 pub use sensitivity::SensitivityArguments;
+pub use validate::{ValidateArguments, ValidateDevice};
 pub use verify::VerifyArguments;
 
 /// Offline model conversion and quantization for the Rockchip RK3588 NPU
@@ -75,6 +77,8 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Ask a board's NPU what it does and how fast it is, and check that it computes what packs rely on
     Probe(ProbeArguments),
+    /// Prove that the NPU computes what a pack says, linear by linear
+    Validate(ValidateArguments),
     /// Print a shell completion script
     Completions {
         /// Shell to complete for

@@ -24,6 +24,7 @@ mod sensitivity;
 mod size;
 mod table;
 mod talk;
+mod validate;
 mod verify;
 mod weights;
 

@@ -13,6 +13,7 @@ mod report;
 mod rotate;
 mod run;
 mod sensitivity;
+mod validate;
 mod verify;
 
 use std::fs;
@@ -56,6 +57,7 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments),
+        Command::Validate(arguments) => validate::run(&arguments),
         Command::Completions { shell } => completions::run(shell),
         Command::Man { directory } => man::run(&directory),
     }

@@ -8,8 +8,8 @@
 //! the simulator's, bit for bit, if the chip's integers are.
 
 pub mod abi;
-mod contexts;
 pub mod check;
+mod contexts;
 mod error;
 mod library;
 mod linear;

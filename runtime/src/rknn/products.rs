@@ -35,6 +35,14 @@ pub struct Products {
 }
 
 impl LoadedWeights {
+    /// The core that does a channel of `n` in [`LoadedWeights::products`].
+    pub fn core_of(&self, n: usize, channel: usize, turn: usize) -> usize {
+        let cores = self.npu().cores();
+        let parts = divide(n, n, cores);
+        let part = parts.iter().position(|part| part.channels.contains(&channel));
+        (part.unwrap_or(0) + turn) % cores
+    }
+
     /// The engine's results for `rows`, at most as many as M, which is 1 or a multiple of 4: rows that lack are
     /// zeros. Channels are divided as linears divide them; part p is done by core p + `turn`, so that every core
     /// can be given every channel.
