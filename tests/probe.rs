@@ -31,7 +31,8 @@ fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) 
         .envs(variables.iter().copied())
         .output()
         .unwrap();
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     (output.status.code().unwrap(), stdout, stderr)
 }
 
@@ -135,13 +136,7 @@ fn planted_faults_are_reported() {
     let of_fault = |fault: &'static str| ("RKNN_STAND_IN_FAULT", fault);
     let domain = ("RKNN_STAND_IN_DOMAIN_BYTES", "314572800");
     for (variable, code, pointer, expected, words) in [
-        (
-            of_fault("wrap"),
-            0,
-            "/probe/int4/overflow",
-            json!("wrap"),
-            "",
-        ),
+        (of_fault("wrap"), 0, "/probe/int4/overflow", json!("wrap"), ""),
         (
             of_fault("nibbles"),
             1,
@@ -163,13 +158,7 @@ fn planted_faults_are_reported() {
             json!("dead-core"),
             "error: dead-core: core 1, ",
         ),
-        (
-            of_fault("stale"),
-            1,
-            "/probe/domains/working",
-            json!(0),
-            "error: stale-memory: core 0, ",
-        ),
+        (of_fault("stale"), 1, "/probe/domains/working", json!(0), "error: stale-memory: core 0, "),
         (
             of_fault("run"),
             1,
@@ -184,13 +173,7 @@ fn planted_faults_are_reported() {
             json!({"engine": "i8", "m": 2, "rows": "padded", "guard_intact": false}),
             "",
         ),
-        (
-            of_fault("one-block"),
-            0,
-            "/probe/long_columns/0/weights",
-            json!("one-block"),
-            "",
-        ),
+        (of_fault("one-block"), 0, "/probe/long_columns/0/weights", json!("one-block"), ""),
         (domain, 0, "/target/domain_capacity", json!((288u64 - 128) << 20), ""),
         (
             ("RKNN_STAND_IN_DESCRIPTORS", "2"),
