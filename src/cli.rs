@@ -75,7 +75,7 @@ pub enum Command {
     Run(RunArguments),
     /// Check that a board is ready to run packs, and say how to fix what is not
     Doctor(DoctorArguments),
-    /// Ask a board's NPU what it does and how fast it is, and check that it computes what packs rely on
+    /// Check that a board's NPU computes what packs rely on, and measure how fast it is
     Probe(ProbeArguments),
     /// Prove that the NPU computes what a pack says, linear by linear
     Validate(ValidateArguments),

@@ -78,6 +78,11 @@ fn lacks_npu(cause: &(dyn std::error::Error + 'static)) -> bool {
                 | RknnError::Read { .. }
                 | RknnError::Load { .. }
                 | RknnError::Symbol { .. }
+                | RknnError::Pack(_)
+                | RknnError::Weights(_)
+                | RknnError::Digest { .. }
+                | RknnError::Unaddressable { .. }
+                | RknnError::NotLoaded { .. }
         )
     )
 }

@@ -8,13 +8,13 @@ use tessera_runtime::rknn::Kind;
 /// Arguments of `probe`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Small matmuls are run on every engine and core, safe ones first, for less than a minute. Nothing else
-may use the NPU meanwhile. A question that fails is told with its error, and the next one is asked.
-Exit code 0 means that what packs rely on is right, 1 that it is not.
+Small matmuls are run on every engine and core, safe ones first, for less than a minute. Nothing
+else may use the NPU meanwhile. A question that fails is told with its error, and the next one is
+asked. Exit code 0 means that what packs rely on is right, 1 that it is not.
 
 Examples:
-  tessera probe -o board.json       ask, and keep limits, rates and answers for `--target board.json`
-  tessera probe --json --no-memory  everything, for a program; without filling a domain with buffers")]
+  tessera probe -o board.json       ask, and keep the answers for `--target board.json`
+  tessera probe --json --no-memory  everything, for a program; no domain is filled with buffers")]
 pub struct ProbeArguments {
     /// What to ask [default: rknn]
     #[arg(long, value_enum, default_value_t = ProbedDevice::Rknn, hide_default_value = true)]
@@ -40,7 +40,7 @@ pub struct ProbeArguments {
     #[arg(long)]
     pub no_memory: bool,
 
-    /// Folder that stands for `/`, where the board's name and its free memory are read [default: /]
+    /// Folder that stands for `/`, for the board's name and its free memory [default: /]
     #[arg(long, value_name = "DIR", default_value = "/", hide_default_value = true)]
     pub root: PathBuf,
 

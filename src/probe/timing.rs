@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tessera_runtime::rknn::check::Trial;
-use tessera_runtime::rknn::{Core, Library, RknnError, Shape};
+use tessera_runtime::rknn::{Core, Library, Operand, RknnError, Shape};
 
 /// Runs that a time is the median of at least, where the first is left out.
 const LEAST_RUNS: usize = 3;
@@ -25,11 +25,12 @@ pub struct Together {
     pub runs_per_second: f64,
 }
 
-/// A matmul whose weights are any.
+/// A matmul whose weights are any. Old libraries write as many rows as the next multiple of 4: there is room for them.
 pub fn trial(library: &Arc<Library>, shape: Shape, core: Core) -> Result<Trial, RknnError> {
-    let mut trial = Trial::guarded(library, shape, core, 0)?;
-    let bytes =
-        usize::try_from(shape.bytes(tessera_runtime::rknn::Operand::B)).unwrap_or(usize::MAX);
+    let rounded = Shape { m: shape.m.next_multiple_of(4), ..shape };
+    let guard = rounded.bytes(Operand::C) - shape.bytes(Operand::C);
+    let mut trial = Trial::guarded(library, shape, core, guard)?;
+    let bytes = usize::try_from(shape.bytes(Operand::B)).unwrap_or(usize::MAX);
     trial.set_weights(&vec![WEIGHTS; bytes])?;
     trial.matmul().activations().fill(WEIGHTS);
     Ok(trial)

@@ -24,7 +24,7 @@ pub enum RknnError {
         searched: String,
     },
     /// A file that cannot be read.
-    #[error("`{}`: {source}", path.display())]
+    #[error("`{}` cannot be read", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum RknnError {
         source: std::io::Error,
     },
     /// A file that the loader does not take.
-    #[error("`{}` cannot be loaded: {source}", path.display())]
+    #[error("`{}` cannot be loaded", path.display())]
     Load {
         /// The file.
         path: PathBuf,

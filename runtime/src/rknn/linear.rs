@@ -169,6 +169,7 @@ impl RknnLinear {
             let chosen: Arc<[usize]> =
                 (first..first + out.len() / n).map(|row| rows.get(row)).collect();
             let mut waiting = Vec::with_capacity(self.part.len());
+            self.npu.count_submits(self.part.len() * self.shared.segments.len());
             for part in 0..self.part.len() {
                 let task = Task {
                     matrix,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +18,7 @@ pub struct Npu {
     /// A small matmul in each domain that is in use: what memory there belongs to.
     domains: Mutex<HashMap<u32, Arc<Matmul>>>,
     library: Arc<Library>,
+    submits: AtomicU64,
     versions: [String; 2],
     _lock: Option<NpuLock>,
 }
@@ -48,6 +50,7 @@ impl Npu {
             cores: cores.collect::<Result<_, _>>()?,
             domains: Mutex::new(HashMap::from([(0, Arc::new(first))])),
             library,
+            submits: AtomicU64::new(0),
             versions,
             _lock: lock,
         }))
@@ -61,6 +64,15 @@ impl Npu {
     /// Versions of the library and of the driver, as the library says them.
     pub fn versions(&self) -> &[String; 2] {
         &self.versions
+    }
+
+    /// Matmuls that the cores have been given so far.
+    pub fn submits(&self) -> u64 {
+        self.submits.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_submits(&self, matmuls: usize) {
+        self.submits.fetch_add(matmuls as u64, Ordering::Relaxed);
     }
 
     /// Cores that are driven.
