@@ -12,9 +12,15 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use serde_json::Value;
 
-/// The binary under test.
+/// The binary under test; through an emulator where cargo runs tests through one.
 pub fn tessera() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_tessera"))
+    let binary = env!("CARGO_BIN_EXE_tessera");
+    let emulator = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER");
+    let emulator = emulator.ok().filter(|_| cfg!(target_arch = "aarch64")).unwrap_or_default();
+    let mut words = emulator.split_whitespace().chain([binary]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
+    command
 }
 
 /// The tiny real model that the repository carries.

@@ -11,6 +11,8 @@ pub mod abi;
 pub mod check;
 mod contexts;
 mod error;
+#[cfg(test)]
+mod instructions;
 mod library;
 mod linear;
 mod lock;

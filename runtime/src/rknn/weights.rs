@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -36,6 +37,7 @@ pub struct LoadedWeights {
     npu: Arc<Npu>,
     tiles: HashMap<String, Tiles>,
     bytes: u64,
+    reading: Duration,
 }
 
 /// What is read besides the tiles.
@@ -84,11 +86,13 @@ impl LoadedWeights {
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Self, RknnError> {
         let mut tiles = HashMap::new();
-        let mut total = 0;
+        let (mut total, mut reading) = (0, Duration::ZERO);
         for batch in batches(pack) {
             let Batch { domain, bytes, segments } = batch;
             let mut arena = npu.arena(domain, bytes)?;
+            let started = Instant::now();
             let sums = fill(pack, &segments, arena.bytes_mut(), progress)?;
+            reading += started.elapsed();
             if options.check {
                 check(&segments, arena.bytes_mut())?;
             }
@@ -103,7 +107,7 @@ impl LoadedWeights {
             }
             total += bytes;
         }
-        Ok(LoadedWeights { npu: Arc::clone(npu), tiles, bytes: total })
+        Ok(LoadedWeights { npu: Arc::clone(npu), tiles, bytes: total, reading })
     }
 
     /// The NPU.
@@ -114,6 +118,11 @@ impl LoadedWeights {
     /// Bytes of all arenas.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Time that reading them took, without making memory and handing it over.
+    pub fn reading(&self) -> Duration {
+        self.reading
     }
 
     /// The tiles of that name.

@@ -56,7 +56,7 @@ impl Operand {
 
 impl Isa {
     /// How the kernels want the activations.
-    pub const fn operand(self) -> Operand {
+    pub(crate) const fn operand(self) -> Operand {
         match self {
             Isa::Scalar => Operand::Signed,
             #[cfg(target_arch = "x86_64")]
@@ -75,7 +75,7 @@ impl Isa {
     ///
     /// If `sums` has no row or more than [`ROWS`], or the lengths are not those of the same number
     /// of quads.
-    pub fn add_products(self, rows: &[u8], weights: &[i8], sums: &mut [Sums]) {
+    pub(crate) fn add_products(self, rows: &[u8], weights: &[i8], sums: &mut [Sums]) {
         match sums.len() {
             1 => self.add::<1>(rows, weights, sums),
             2 => self.add::<2>(rows, weights, sums),
