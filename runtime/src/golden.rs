@@ -369,10 +369,8 @@ fn float_sums(isa: Isa, rows: [&[f64]; ROWS], weights: &[f32]) -> [f32; ROWS] {
     assert!(weights.len().is_multiple_of(TILE_K), "whole groups of {TILE_K} columns");
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => x86::floats_avx2(rows, weights),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => x86::floats_avx512(rows, weights),
-        _ => sum_floats::<2, false>(rows, weights),
+        Isa::Avx2 | Isa::Avx512 => x86::floats(rows, weights),
+        _ => sum_floats(rows, weights),
     }
 }
 
@@ -389,54 +387,41 @@ fn sum_integers([a, b, c, d]: [&[i16]; ROWS], weights: &[i8]) -> [i32; ROWS] {
     sums
 }
 
-/// The same for floats, `L` columns at a time. A fused multiplication changes nothing: the sums of a
-/// group are exact.
+/// The same for floats. The order within a group is free: its sums are exact.
 #[expect(clippy::cast_possible_truncation, reason = "f64 is rounded to f32 on purpose")]
-#[inline(always)]
-fn sum_floats<const L: usize, const FUSED: bool>(
-    rows: [&[f64]; ROWS],
-    weights: &[f32],
-) -> [f32; ROWS] {
+fn sum_floats(rows: [&[f64]; ROWS], weights: &[f32]) -> [f32; ROWS] {
+    const LANES: usize = 4;
     let mut sums = [0.0f32; ROWS];
     let (groups, _) = weights.as_chunks::<TILE_K>();
     let rows = rows.map(|row| row.as_chunks::<TILE_K>().0);
     for (group, weights) in groups.iter().enumerate() {
-        let (weights, _) = weights.as_chunks::<L>();
-        let mut exact = [[0.0f64; L]; ROWS];
-        for (part, weights) in weights.iter().enumerate() {
-            let weights = weights.map(f64::from);
+        let mut exact = [[0.0f64; LANES]; ROWS];
+        for (part, weights) in weights.as_chunks::<LANES>().0.iter().enumerate() {
             for (exact, row) in exact.iter_mut().zip(rows) {
-                let operands = &row[group].as_chunks::<L>().0[part];
-                for ((exact, &a), &w) in exact.iter_mut().zip(operands).zip(&weights) {
-                    *exact = if FUSED { a.mul_add(w, *exact) } else { *exact + a * w };
+                let operands = &row[group].as_chunks::<LANES>().0[part];
+                for ((exact, &a), &w) in exact.iter_mut().zip(operands).zip(weights) {
+                    *exact += a * f64::from(w);
                 }
             }
         }
         for (sum, exact) in sums.iter_mut().zip(exact) {
-            *sum += (halved(exact) * UNIT) as f32;
+            *sum += (exact.iter().sum::<f64>() * UNIT) as f32;
         }
     }
     sums
 }
 
-/// The sum of `L` numbers, a power of two of them, whose order does not matter: halves are added to
-/// halves, which vectors can do.
-#[inline(always)]
-fn halved<const L: usize>(mut values: [f64; L]) -> f64 {
-    let mut count = L / 2;
-    while count > 0 {
-        let (low, high) = values.split_at_mut(count);
-        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
-        count /= 2;
-    }
-    values[0]
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    #![expect(unsafe_code, reason = "kernels compiled for an instruction set")]
+    #![expect(unsafe_code, reason = "kernels for an instruction set")]
 
-    use super::{ROWS, sum_floats, sum_integers};
+    use std::arch::x86_64::{
+        __m256d, _mm_add_ps, _mm_loadu_ps, _mm_setzero_ps, _mm_storeu_ps, _mm256_add_pd,
+        _mm256_cvtpd_ps, _mm256_cvtps_pd, _mm256_hadd_pd, _mm256_loadu_pd, _mm256_mul_pd,
+        _mm256_permute2f128_pd, _mm256_set1_pd, _mm256_setzero_pd,
+    };
+
+    use super::{ROWS, TILE_K, UNIT, sum_integers};
 
     pub(super) fn integers(rows: [&[i16]; ROWS], weights: &[i8]) -> [i32; ROWS] {
         #[target_feature(enable = "avx2")]
@@ -447,22 +432,44 @@ mod x86 {
         unsafe { kernel(rows, weights) }
     }
 
-    pub(super) fn floats_avx2(rows: [&[f64]; ROWS], weights: &[f32]) -> [f32; ROWS] {
+    pub(super) fn floats(rows: [&[f64]; ROWS], weights: &[f32]) -> [f32; ROWS] {
         #[target_feature(enable = "avx2")]
         fn kernel(rows: [&[f64]; ROWS], weights: &[f32]) -> [f32; ROWS] {
-            sum_floats::<4, false>(rows, weights)
+            let (groups, _) = weights.as_chunks::<TILE_K>();
+            let rows = rows.map(|row| row.as_chunks::<TILE_K>().0);
+            let mut sums = _mm_setzero_ps();
+            for (group, weights) in groups.iter().enumerate() {
+                let mut exact = [_mm256_setzero_pd(); ROWS];
+                for (part, weights) in weights.as_chunks::<4>().0.iter().enumerate() {
+                    // SAFETY: an array of four floats.
+                    let weights = _mm256_cvtps_pd(unsafe { _mm_loadu_ps(weights.as_ptr()) });
+                    for (exact, row) in exact.iter_mut().zip(rows) {
+                        let operands = &row[group].as_chunks::<4>().0[part];
+                        // SAFETY: an array of four floats.
+                        let operands = unsafe { _mm256_loadu_pd(operands.as_ptr()) };
+                        *exact = _mm256_add_pd(*exact, _mm256_mul_pd(operands, weights));
+                    }
+                }
+                let exact = _mm256_mul_pd(totals(exact), _mm256_set1_pd(UNIT));
+                sums = _mm_add_ps(sums, _mm256_cvtpd_ps(exact));
+            }
+            let mut results = [0.0; ROWS];
+            // SAFETY: an array of four floats.
+            unsafe { _mm_storeu_ps(results.as_mut_ptr(), sums) };
+            results
         }
         // SAFETY: the caller chose this kernel because the machine has AVX2.
         unsafe { kernel(rows, weights) }
     }
 
-    pub(super) fn floats_avx512(rows: [&[f64]; ROWS], weights: &[f32]) -> [f32; ROWS] {
-        #[target_feature(enable = "avx512f")]
-        fn kernel(rows: [&[f64]; ROWS], weights: &[f32]) -> [f32; ROWS] {
-            sum_floats::<8, true>(rows, weights)
-        }
-        // SAFETY: the caller chose this kernel because the machine has AVX-512.
-        unsafe { kernel(rows, weights) }
+    /// The sum of each vector's elements.
+    #[target_feature(enable = "avx2")]
+    fn totals([a, b, c, d]: [__m256d; ROWS]) -> __m256d {
+        // Of a and b, and of c and d: sums of the elements 0, 1 of both, then of 2, 3.
+        let (ab, cd) = (_mm256_hadd_pd(a, b), _mm256_hadd_pd(c, d));
+        let low = _mm256_permute2f128_pd::<0x20>(ab, cd);
+        let high = _mm256_permute2f128_pd::<0x31>(ab, cd);
+        _mm256_add_pd(low, high)
     }
 }
 

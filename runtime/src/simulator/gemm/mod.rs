@@ -73,7 +73,7 @@ impl Isa {
     ///
     /// # Panics
     ///
-    /// If `sums` has no row or more than [`ROWS`], or the lengths are not those of the same number
+    /// If `sums` has no row or more than six, or the lengths are not those of the same number
     /// of quads.
     pub(crate) fn add_products(self, rows: &[u8], weights: &[i8], sums: &mut [Sums]) {
         match sums.len() {
