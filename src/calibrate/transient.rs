@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tempfile::TempDir;
 use tessera_formats::npu::Target;
+use tessera_runtime::host::Overflow;
 
 use super::{Request, calibrate};
 use crate::convert::budget::Budget;
@@ -78,6 +79,7 @@ pub fn observe(observation: &Observation<'_>) -> anyhow::Result<Transient> {
         seed: observation.seed,
         budget: observation.budget,
         npu: None,
+        overflow: Overflow::default(),
     };
     let report = calibrate(&Request {
         model: observation.model,

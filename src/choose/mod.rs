@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Rates;
 use tessera_runtime::decoder::Decoder;
+use tessera_runtime::host::Overflow;
 use tessera_runtime::perplexity::{self, Chunks, Evaluation, Participant, Reference};
 
 use self::describe::Known;
@@ -475,5 +476,6 @@ fn opening(request: &Request<'_>) -> Opening {
         seed: request.conversion.seed,
         budget: request.conversion.budget,
         npu: None,
+        overflow: Overflow::default(),
     }
 }

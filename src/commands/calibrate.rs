@@ -2,6 +2,8 @@
 
 use anyhow::Context;
 
+use tessera_runtime::host::Overflow;
+
 use crate::calibrate::{Report, Request, calibrate, merge};
 use crate::cli::CalibrateArguments;
 use crate::convert::budget::Budget;
@@ -38,6 +40,7 @@ fn observe(arguments: &CalibrateArguments, threads: usize) -> anyhow::Result<Rep
         seed: arguments.seed,
         budget: Budget { bytes: arguments.memory_budget, threads },
         npu: None,
+        overflow: Overflow::default(),
     };
     let recipe = match &arguments.recipe {
         Some(path) => Some(Recipe::read(path, arguments.options)?),

@@ -22,6 +22,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
 use tessera_formats::npu::{Board, Target};
+use tessera_runtime::host::Overflow;
 
 use crate::cli::{Command, RunningArguments};
 use crate::convert::budget::Budget;
@@ -67,7 +68,9 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
 fn opening(arguments: &RunningArguments, seed: u64) -> anyhow::Result<Opening> {
     let options = arguments.options;
     let recipe = arguments.recipe.as_ref();
-    let target = target(&arguments.target)?;
+    let board = board(&arguments.target)?;
+    let overflow = if board.int4_wraps() { Overflow::Wrap } else { Overflow::Saturate };
+    let target = board.target;
     let npu = models::npu::start(arguments.device, arguments.library.as_deref(), &target)?;
     Ok(Opening {
         device: arguments.device,
@@ -84,6 +87,7 @@ fn opening(arguments: &RunningArguments, seed: u64) -> anyhow::Result<Opening> {
             threads: threads(arguments.threads)?,
         },
         npu,
+        overflow,
     })
 }
 

@@ -2,6 +2,8 @@
 
 use anyhow::{Context, ensure};
 
+use tessera_runtime::host::Overflow;
+
 use crate::calibrate::transient::{Observation, observe};
 use crate::cli::SensitivityArguments;
 use crate::convert::budget::Budget;
@@ -71,6 +73,7 @@ fn measure(arguments: &SensitivityArguments, threads: usize) -> anyhow::Result<R
         seed: arguments.seed,
         budget,
         npu: None,
+        overflow: Overflow::default(),
     };
     sensitivity(&Request {
         model: &arguments.model,

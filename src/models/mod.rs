@@ -17,6 +17,7 @@ use tessera_formats::npu::Target;
 use tessera_formats::pack::PackReader;
 use tessera_runtime::checkpoint::{Checkpoint, GgufCheckpoint, PackCheckpoint};
 use tessera_runtime::decoder::Decoder;
+use tessera_runtime::host::Overflow;
 #[cfg(feature = "candle")]
 use tessera_runtime::linear::candle::CandleDevice;
 use tessera_runtime::rknn::Npu;
@@ -71,6 +72,8 @@ pub struct Opening {
     pub budget: Budget,
     /// The NPU, where it is the device of packs.
     pub npu: Option<Arc<Npu>>,
+    /// What the simulated i4 engine makes of sums beyond 16 bits.
+    pub overflow: Overflow,
 }
 
 impl Opening {
@@ -254,7 +257,7 @@ fn simulation(opening: &Opening) -> Simulation {
         Some(Device::Reference) => Arithmetic::FloatActivations,
         _ => Arithmetic::Integer,
     };
-    Simulation { arithmetic, ..Simulation::default() }
+    Simulation { arithmetic, overflow: opening.overflow, ..Simulation::default() }
 }
 
 /// What a quantized model is called.
