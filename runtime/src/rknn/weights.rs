@@ -16,8 +16,8 @@ use super::{Arena, Npu, RknnError};
 /// Bytes of an arena, unless a segment has more: a domain has a few of them, and each is one descriptor.
 const ARENA_BYTES: u64 = 512 << 20;
 
-/// Bytes that one task reads at a time, about: so many panels as they hold.
-const READ_BYTES: usize = 4 << 20;
+/// Bytes that one task reads at a time, about, as many panels as they hold: sums are taken while they are cached.
+const READ_BYTES: usize = 512 << 10;
 
 /// Where the tiles of a segment are.
 #[derive(Clone, Debug)]
@@ -285,17 +285,95 @@ mod sums {
 
     #[cfg(target_arch = "x86_64")]
     mod x86 {
-        #![expect(unsafe_code, reason = "compiled for an instruction set")]
+        #![expect(unsafe_code, reason = "SIMD intrinsics")]
 
-        use super::Engine;
+        use std::arch::x86_64::*;
+
+        use super::{Engine, TILE_BYTES};
+
+        /// Rows whose sums are in registers.
+        const ROWS: usize = 8;
 
         pub(super) fn add_panel(engine: Engine, panel: &[u8], sums: &mut [i32]) {
-            #[target_feature(enable = "avx2")]
-            fn kernel(engine: Engine, panel: &[u8], sums: &mut [i32]) {
-                super::add(engine, panel, sums);
+            match engine {
+                // SAFETY: the caller has found that the machine has AVX2.
+                Engine::I8 => unsafe { add_bytes(panel, sums) },
+                // SAFETY: as above.
+                Engine::I4 => unsafe { add_nibbles(panel, sums) },
+                Engine::F16 => {}
             }
-            // SAFETY: the caller has found that the machine has AVX2.
-            unsafe { kernel(engine, panel, sums) }
+        }
+
+        /// The four sums of eight bytes each, added.
+        #[target_feature(enable = "avx2")]
+        fn total(sums: __m256i) -> i32 {
+            let mut parts = [0i64; 4];
+            // SAFETY: the array is 32 writable bytes.
+            unsafe { _mm256_storeu_si256(parts.as_mut_ptr().cast(), sums) };
+            // At most 255 for each of a panel's bytes.
+            i32::try_from(parts.iter().sum::<i64>()).unwrap_or(i32::MAX)
+        }
+
+        #[target_feature(enable = "avx2")]
+        fn load(bytes: &[u8; 32]) -> __m256i {
+            // SAFETY: the array is 32 readable bytes.
+            unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+        }
+
+        /// Rows of 32 bytes, 32 in a tile.
+        #[target_feature(enable = "avx2")]
+        fn add_bytes(panel: &[u8], sums: &mut [i32]) {
+            let (tiles, _) = panel.as_chunks::<TILE_BYTES>();
+            let flip = _mm256_set1_epi8(-128);
+            let excess = i32::try_from(128 * 32 * tiles.len()).unwrap_or(i32::MAX);
+            for (index, sums) in sums.chunks_exact_mut(ROWS).enumerate() {
+                let mut of_rows = [_mm256_setzero_si256(); ROWS];
+                for tile in tiles {
+                    let rows = &tile.as_chunks::<32>().0[index * ROWS..];
+                    for (sum, row) in of_rows.iter_mut().zip(rows) {
+                        let raised = _mm256_xor_si256(load(row), flip);
+                        let eights = _mm256_sad_epu8(raised, _mm256_setzero_si256());
+                        *sum = _mm256_add_epi64(*sum, eights);
+                    }
+                }
+                for (sum, of_row) in sums.iter_mut().zip(of_rows) {
+                    *sum += total(of_row) - excess;
+                }
+            }
+        }
+
+        /// Rows of 16 bytes of two nibbles, 64 in a tile: two of them in a register.
+        #[target_feature(enable = "avx2")]
+        fn add_nibbles(panel: &[u8], sums: &mut [i32]) {
+            let (tiles, _) = panel.as_chunks::<TILE_BYTES>();
+            let (low, flip) = (_mm256_set1_epi8(15), _mm256_set1_epi8(8));
+            let excess = i64::try_from(8 * 32 * tiles.len()).unwrap_or(i64::MAX);
+            for (index, sums) in sums.chunks_exact_mut(2 * ROWS).enumerate() {
+                let mut of_pairs = [_mm256_setzero_si256(); ROWS];
+                for tile in tiles {
+                    let pairs = &tile.as_chunks::<32>().0[index * ROWS..];
+                    for (sum, pair) in of_pairs.iter_mut().zip(pairs) {
+                        let bytes = load(pair);
+                        let even = _mm256_and_si256(bytes, low);
+                        let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), low);
+                        let raised = _mm256_add_epi8(
+                            _mm256_xor_si256(even, flip),
+                            _mm256_xor_si256(odd, flip),
+                        );
+                        let eights = _mm256_sad_epu8(raised, _mm256_setzero_si256());
+                        *sum = _mm256_add_epi64(*sum, eights);
+                    }
+                }
+                for (sums, of_pair) in sums.as_chunks_mut::<2>().0.iter_mut().zip(of_pairs) {
+                    let mut parts = [0i64; 4];
+                    // SAFETY: the array is 32 writable bytes.
+                    unsafe { _mm256_storeu_si256(parts.as_mut_ptr().cast(), of_pair) };
+                    let [a, b, c, d] = parts;
+                    for (sum, of_row) in sums.iter_mut().zip([a + b, c + d]) {
+                        *sum += i32::try_from(of_row - excess).unwrap_or(i32::MAX);
+                    }
+                }
+            }
         }
     }
 

@@ -203,6 +203,8 @@ impl State {
         }
         // What was there before is nobody's to rely on.
         let [processor, npu] = if wanted < LARGE { [0xa5, 0x5a] } else { [0, 0] };
+        // A driver's memory has its pages from the beginning, as this has if it is wanted.
+        let processor = if limit("RESIDENT").is_some() { 0xa5 } else { processor };
         let buffer = Buffer { processor: vec![processor; wanted], npu: vec![npu; wanted] };
         self.descriptors += 1;
         let descriptor = self.descriptors;
