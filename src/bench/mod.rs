@@ -184,11 +184,12 @@ fn measure(
     })
 }
 
-/// Bytes of a model's tensors as they are stored, and their elements.
-fn bytes_and_elements(checkpoint: &dyn Checkpoint) -> (u64, u64) {
+/// Bytes of a model's tensors as they are stored, and the elements of those that the GGUF file has.
+fn bytes_and_elements(model: &Model, checkpoint: &dyn Checkpoint) -> (u64, u64) {
     checkpoint.names().into_iter().fold((0u64, 0u64), |(bytes, elements), name| {
         let dims = checkpoint.dims(name).unwrap_or_default();
         let count = dims.into_iter().fold(1u64, u64::saturating_mul);
+        let count = if model.is_copy(name) { 0 } else { count };
         (bytes.saturating_add(checkpoint.linear_bytes(name)), elements.saturating_add(count))
     })
 }

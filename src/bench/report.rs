@@ -1,5 +1,6 @@
 //! What was measured, for people and for programs.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ impl Subject {
     ) -> Self {
         let architecture = checkpoint.metadata().get("general.architecture");
         let architecture = architecture.and_then(Value::as_str).unwrap_or("?");
-        let (model_size, model_n_params) = bytes_and_elements(checkpoint);
+        let (model_size, model_n_params) = bytes_and_elements(model, checkpoint);
         let [library, driver] = match npu {
             Some(npu) => npu.versions().clone().map(Some),
             None => [None, None],
@@ -208,12 +209,18 @@ impl Report {
                 test.submits_per_token.map_or_else(|| "-".to_owned(), |n| format!("{n:.1}")),
             ]);
         }
-        let _ = writeln!(text, "{rows}");
+        let _ = writeln!(text, "{rows}\n");
         for test in &self.tests {
-            let _ = writeln!(text, "\n{}, batch {}:\n", test.name, test.n_batch);
+            let _ = writeln!(text, "{}, batch {}:\n", test.name, test.n_batch);
             let _ = writeln!(text, "{}\n", test.operators());
             text += &test.sensors.text();
         }
+        let unread = self.tests.iter().flat_map(|test| &test.sensors.unread);
+        for (field, why) in unread.collect::<BTreeSet<_>>() {
+            let _ = writeln!(text, "no {field}: {}", escaped(why));
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
         text
     }
 }
@@ -258,7 +265,7 @@ impl TestReport {
         for OperatorReport { name, calls_per_token, ns_per_token, share } in &self.operators {
             rows.add_row([
                 escaped(name),
-                calls_per_token.map_or_else(|| "-".to_owned(), |calls| format!("{calls:.2}")),
+                calls_per_token.map_or_else(|| "-".to_owned(), |calls| format!("{calls:.3}")),
                 format!("{:.1}", ns_per_token / 1e3),
                 format!("{:.1} %", 100.0 * share),
             ]);
@@ -287,7 +294,7 @@ impl OperatorReport {
 }
 
 impl Sensors {
-    /// A row for each sensor, and what could not be read.
+    /// A row for each sensor that could be read, and energies.
     fn text(&self) -> String {
         let mut rows = table::with_headers(&["sensor", "min", "mean", "max"], &[1, 2, 3]);
         let mut row = |name: String, range: Range, digits: usize| {
@@ -324,8 +331,8 @@ impl Sensors {
             let name = escaped(name);
             let _ = writeln!(text, "{name}: {joules:.3} J, {joules_per_token:.4} J/token");
         }
-        for (field, why) in &self.unread {
-            let _ = writeln!(text, "no {field}: {}", escaped(why));
+        if !text.is_empty() {
+            text.push('\n');
         }
         text
     }

@@ -89,6 +89,8 @@ pub struct Model {
     pub form: String,
     /// The same without the device: `w8a8`.
     pub scheme: String,
+    /// Linears of a pack that were made of a tensor which it has, too.
+    copies: Vec<String>,
     saturated: Arc<AtomicU64>,
 }
 
@@ -172,6 +174,7 @@ impl Model {
             file: File::Gguf(Box::new(gguf), run),
             form,
             scheme,
+            copies: Vec::new(),
             saturated: Arc::default(),
         })
     }
@@ -194,6 +197,8 @@ impl Model {
         schemes.dedup();
         let schemes: Vec<_> = schemes.iter().map(|scheme| scheme.name()).collect();
         let scheme = schemes.join("+");
+        let copies = pack.linears().filter(|linear| linear.name != linear.source);
+        let copies = copies.map(|linear| linear.name.clone()).collect();
         let simulation = simulation(opening);
         Ok(Model {
             name: spec.text.clone(),
@@ -202,6 +207,7 @@ impl Model {
                 None => form(&scheme, simulation),
             },
             scheme,
+            copies,
             file: File::Pack(spec.path.clone(), simulation),
             saturated: Arc::default(),
         })
@@ -260,6 +266,14 @@ impl Model {
                     Arithmetic::FloatActivations => Device::Reference,
                 }
             }
+        }
+    }
+
+    /// Whether a tensor is one that the GGUF file does not have, such as a tied head in a pack.
+    pub fn is_copy(&self, name: &str) -> bool {
+        match &self.file {
+            File::Gguf(gguf, _) => gguf.tensor(name).is_none(),
+            File::Pack(..) => self.copies.iter().any(|copy| copy == name),
         }
     }
 
