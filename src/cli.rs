@@ -81,7 +81,7 @@ pub enum Command {
     Probe(ProbeArguments),
     /// Prove that the NPU computes what a pack says, linear by linear
     Validate(ValidateArguments),
-    /// Measure how fast a model is, by batch and by operator, and what the board does meanwhile
+    /// Measure how fast a model is, and what the board does meanwhile
     Bench(BenchArguments),
     /// Print a shell completion script
     Completions {
