@@ -223,11 +223,8 @@ mod tests {
     fn time_is_divided_among_what_runs_at_once() {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        let mut state = State {
-            operators: ["a", "b"].map(|name| operator(name)).into(),
-            running: 0,
-            since: start,
-        };
+        let mut state =
+            State { operators: ["a", "b"].map(operator).into(), running: 0, since: start };
         let run = |state: &mut State, operator: usize, begins: bool| match begins {
             true => {
                 state.running += 1;
