@@ -1,5 +1,6 @@
 //! Arguments of every command.
 
+mod bench;
 mod calibrate;
 mod convert;
 mod diff;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+pub use bench::BenchArguments;
 pub use calibrate::CalibrateArguments;
 pub use convert::ConvertArguments;
 pub use diff::DiffArguments;
@@ -79,6 +81,8 @@ pub enum Command {
     Probe(ProbeArguments),
     /// Prove that the NPU computes what a pack says, linear by linear
     Validate(ValidateArguments),
+    /// Measure how fast a model is, and what the board does meanwhile
+    Bench(BenchArguments),
     /// Print a shell completion script
     Completions {
         /// Shell to complete for

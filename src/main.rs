@@ -1,5 +1,6 @@
 //! The `tessera` command line: parse, dispatch, report.
 
+mod bench;
 mod calibrate;
 mod choose;
 mod cli;

@@ -51,7 +51,7 @@ pub struct RunningArguments {
     pub threads: Option<usize>,
 
     /// Memory for weights, hidden states and logits, such as `1G` [default: 2G for `eval`; for `run`
-    /// what the model takes]
+    /// and `bench` what the model takes]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub memory_budget: Option<u64>,
 }

@@ -1,5 +1,6 @@
 //! One file per command: arguments in, output out.
 
+mod bench;
 mod calibrate;
 mod completions;
 mod convert;
@@ -59,6 +60,7 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Completions { shell } => completions::run(shell),
         Command::Man { directory } => man::run(&directory),
     }

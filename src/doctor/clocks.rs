@@ -44,18 +44,51 @@ const CPUS: &str = "/sys/devices/system/cpu";
 
 /// What is to be said of clocks.
 pub fn findings(system: &System) -> Vec<Finding> {
-    let devices = system.list(DEVFREQ).unwrap_or_default();
-    let device = |check: &Check, found: Option<&String>| match found {
-        Some(name) => of_device(system, check, &format!("{DEVFREQ}/{name}")),
-        None => check.info(format!("not checked: {DEVFREQ} has none")),
+    let of = |check: &Check, found: Result<String, String>| match found {
+        Ok(folder) => of_device(system, check, &folder),
+        Err(why) => check.info(format!("not checked: {why}")),
     };
     vec![
-        device(&NPU, devices.iter().find(|name| name.ends_with("npu"))),
-        device(&DDR, devices.iter().find(|name| name.as_str() == "dmc")),
+        of(&NPU, npu_device(system)),
+        of(&DDR, ddr_device(system)),
         cpu(system),
-        gpu(system, devices.iter().find(|name| name.ends_with("gpu"))),
+        gpu(system, device(system, |name| name.ends_with("gpu"))),
         idle(system),
     ]
+}
+
+/// Folder of the NPU's clock, or why there is none.
+pub fn npu_device(system: &System) -> Result<String, String> {
+    device(system, |name| name.ends_with("npu"))
+}
+
+/// Folder of the memory's clock, or why there is none.
+pub fn ddr_device(system: &System) -> Result<String, String> {
+    device(system, |name| name == "dmc")
+}
+
+/// Folder of the first devfreq device whose name is right.
+fn device(system: &System, is_it: impl Fn(&str) -> bool) -> Result<String, String> {
+    let names = system.list(DEVFREQ).unwrap_or_default();
+    let found = names.into_iter().find(|name| is_it(name));
+    found.map(|name| format!("{DEVFREQ}/{name}")).ok_or_else(|| format!("{DEVFREQ} has none"))
+}
+
+/// What a devfreq device runs at now, in Hz.
+pub fn frequency(system: &System, folder: &str) -> Result<u64, (String, Unread)> {
+    let path = format!("{folder}/cur_freq");
+    system.number(&path).map_err(|unread| (path, unread))
+}
+
+/// Names of the groups of CPUs that have one clock.
+pub fn policies(system: &System) -> Vec<String> {
+    system.numbered(CPUFREQ, "policy")
+}
+
+/// What the CPUs of a policy run at now, in kHz.
+pub fn policy_frequency(system: &System, policy: &str) -> Result<u64, (String, Unread)> {
+    let path = format!("{CPUFREQ}/{policy}/scaling_cur_freq");
+    system.number(&path).map_err(|unread| (path, unread))
 }
 
 /// A clock, in any unit.
@@ -126,8 +159,7 @@ fn device_clock(system: &System, folder: &str) -> Result<Clock, (String, Unread)
     let file = |name: &str| format!("{folder}/{name}");
     let path = file("governor");
     let governor = system.line(&path).map_err(|unread| (path, unread))?;
-    let path = file("cur_freq");
-    let now = system.number(&path).map_err(|unread| (path, unread))?;
+    let now = frequency(system, folder)?;
     let allowed = system.number(file("max_freq")).ok();
     let available = system.line(file("available_frequencies")).unwrap_or_default();
     let top = available.split_whitespace().filter_map(|number| number.parse().ok()).max();
@@ -138,10 +170,10 @@ fn cpu(system: &System) -> Finding {
     let mut details = Vec::new();
     let mut worst = State::Fixed;
     let mut capped = false;
-    for policy in system.numbered(CPUFREQ, "policy") {
+    for policy in policies(system) {
         let file = |name: &str| format!("{CPUFREQ}/{policy}/{name}");
         let (Ok(governor), Ok(now)) =
-            (system.line(file("scaling_governor")), system.number(file("scaling_cur_freq")))
+            (system.line(file("scaling_governor")), policy_frequency(system, &policy))
         else {
             details.push(format!("{policy}: cannot be read"));
             worst = worst.max(State::Varies);
@@ -176,11 +208,12 @@ fn cpu(system: &System) -> Finding {
     .with_details(details)
 }
 
-fn gpu(system: &System, name: Option<&String>) -> Finding {
-    let Some(name) = name else {
-        return GPU.info(format!("not checked: {DEVFREQ} has none"));
+fn gpu(system: &System, folder: Result<String, String>) -> Finding {
+    let folder = match folder {
+        Ok(folder) => folder,
+        Err(why) => return GPU.info(format!("not checked: {why}")),
     };
-    match device_clock(system, &format!("{DEVFREQ}/{name}")) {
+    match device_clock(system, &folder) {
         Ok(clock) => GPU.ok(clock.shown(1_000_000)),
         Err((path, unread)) => GPU.unread(&path, &unread),
     }

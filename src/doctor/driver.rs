@@ -287,7 +287,7 @@ fn parameters(system: &System) -> Finding {
 }
 
 /// What the driver says of each core's load: pairs such as `Core0: 12%`.
-fn loads(system: &System) -> Result<Vec<u64>, (String, Unread)> {
+pub fn loads(system: &System) -> Result<Vec<u64>, (String, Unread)> {
     let mut failure = None;
     for path in [format!("{DEBUG}/load"), "/proc/rknpu/load".to_owned()] {
         match system.line(&path) {

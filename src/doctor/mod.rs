@@ -2,8 +2,8 @@
 
 mod board;
 mod clients;
-mod clocks;
-mod driver;
+pub mod clocks;
+pub mod driver;
 mod finding;
 mod library;
 mod memory;
@@ -11,7 +11,7 @@ mod nodes;
 mod process;
 mod report;
 mod system;
-mod thermal;
+pub mod thermal;
 
 use self::board::Board;
 use self::driver::Driver;
@@ -20,7 +20,7 @@ use self::finding::{Check, Finding};
 use self::nodes::Nodes;
 use self::process::Process;
 pub use self::report::Report;
-pub use self::system::System;
+pub use self::system::{System, Unread};
 
 /// All checks, in the order of a report.
 const CHECKS: [&Check; 34] = [

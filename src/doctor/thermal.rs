@@ -1,7 +1,7 @@
 //! Temperatures, and the trip points that slow the chip down or switch it off.
 
 use super::finding::{Check, Finding};
-use super::system::System;
+use super::system::{System, Unread};
 
 /// Temperatures.
 pub const THERMAL: Check = Check {
@@ -26,15 +26,11 @@ const TRIPS: u32 = 16;
 
 /// What is to be said of temperatures.
 pub fn findings(system: &System) -> Vec<Finding> {
-    let zones = system.numbered(ZONES, "thermal_zone");
     let mut hottest: Option<(i64, String)> = None;
     let (mut warm, mut hot) = (false, false);
     let mut details = Vec::new();
-    for zone in zones {
-        let folder = format!("{ZONES}/{zone}");
-        let name = system.line(format!("{folder}/type")).unwrap_or(zone);
-        let temperature = system.number(format!("{folder}/temp")).ok();
-        let Some(temperature) = temperature.filter(|value| SENSIBLE.contains(value)) else {
+    for Zone { name, folder } in zones(system) {
+        let Ok(temperature) = temperature(system, &folder) else {
             details.push(format!("{name}: cannot be read"));
             continue;
         };
@@ -64,6 +60,32 @@ pub fn findings(system: &System) -> Vec<Finding> {
         (false, false) => THERMAL.ok(value),
     };
     vec![finding.with_details(details)]
+}
+
+/// A sensor.
+pub struct Zone {
+    /// What it measures, such as `npu-thermal`.
+    pub name: String,
+    /// Its folder.
+    pub folder: String,
+}
+
+/// Every sensor.
+pub fn zones(system: &System) -> impl Iterator<Item = Zone> {
+    system.numbered(ZONES, "thermal_zone").into_iter().map(|zone| {
+        let folder = format!("{ZONES}/{zone}");
+        Zone { name: system.line(format!("{folder}/type")).unwrap_or(zone), folder }
+    })
+}
+
+/// What a sensor says, in m°C; values that no chip has are none.
+pub fn temperature(system: &System, folder: &str) -> Result<i64, (String, Unread)> {
+    let path = format!("{folder}/temp");
+    match system.number(&path) {
+        Ok(value) if SENSIBLE.contains(&value) => Ok(value),
+        Ok(value) => Err((path, Unread::Strange(value.to_string()))),
+        Err(unread) => Err((path, unread)),
+    }
 }
 
 /// Trip points of a zone, in m°C.

@@ -90,6 +90,10 @@ pub struct Model {
     file: File,
     /// What is made of it, for people: `float`, `cpu-like`, `w8a8`.
     pub form: String,
+    /// The same without the device: `w8a8`.
+    pub scheme: String,
+    /// Linears of a pack that were made of a tensor which it has, too.
+    copies: Vec<String>,
     saturated: Arc<AtomicU64>,
 }
 
@@ -163,10 +167,17 @@ impl Model {
             Run::CpuLike => "cpu-like".to_owned(),
             Run::Quantized(recipe, simulation) => form(&recipe.summary(), *simulation),
         };
+        let scheme = match &run {
+            Run::Float => "float".to_owned(),
+            Run::CpuLike => "cpu-like".to_owned(),
+            Run::Quantized(recipe, _) => recipe.summary(),
+        };
         Ok(Model {
             name: spec.text.clone(),
             file: File::Gguf(Box::new(gguf), run),
             form,
+            scheme,
+            copies: Vec::new(),
             saturated: Arc::default(),
         })
     }
@@ -188,13 +199,18 @@ impl Model {
         schemes.sort_unstable();
         schemes.dedup();
         let schemes: Vec<_> = schemes.iter().map(|scheme| scheme.name()).collect();
+        let scheme = schemes.join("+");
+        let copies = pack.linears().filter(|linear| linear.name != linear.source);
+        let copies = copies.map(|linear| linear.name.clone()).collect();
         let simulation = simulation(opening);
         Ok(Model {
             name: spec.text.clone(),
             form: match &opening.npu {
-                Some(npu) => npu::form(&schemes.join("+"), npu),
-                None => form(&schemes.join("+"), simulation),
+                Some(npu) => npu::form(&scheme, npu),
+                None => form(&scheme, simulation),
             },
+            scheme,
+            copies,
             file: File::Pack(spec.path.clone(), simulation),
             saturated: Arc::default(),
         })
@@ -236,6 +252,32 @@ impl Model {
                 })
             }
         })
+    }
+
+    /// What executes its linears.
+    pub fn device(&self, opening: &Opening) -> Device {
+        match (&self.file, opening.device) {
+            (File::Pack(..), Some(device @ (Device::Rknn | Device::StandIn))) => device,
+            #[cfg(feature = "candle")]
+            (File::Gguf(_, Run::Float), Some(Device::Candle)) => Device::Candle,
+            #[cfg(feature = "cuda")]
+            (File::Gguf(_, Run::Float), Some(Device::Cuda)) => Device::Cuda,
+            (File::Gguf(_, Run::Float | Run::CpuLike), _) => Device::Reference,
+            (File::Pack(_, simulation) | File::Gguf(_, Run::Quantized(_, simulation)), _) => {
+                match simulation.arithmetic {
+                    Arithmetic::Integer => Device::Sim,
+                    Arithmetic::FloatActivations => Device::Reference,
+                }
+            }
+        }
+    }
+
+    /// Whether a tensor is one that the GGUF file does not have, such as a tied head in a pack.
+    pub fn is_copy(&self, name: &str) -> bool {
+        match &self.file {
+            File::Gguf(gguf, _) => gguf.tensor(name).is_none(),
+            File::Pack(..) => self.copies.iter().any(|copy| copy == name),
+        }
     }
 
     /// The GGUF file, if it is one.

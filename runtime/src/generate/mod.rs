@@ -1,13 +1,15 @@
 //! Continuing a text, token by token.
 
+mod random;
 mod sampler;
 
+pub use random::random_tokens;
 pub use sampler::{Sampler, Sampling};
 
 use crate::decoder::{Decoder, Head, Layer, LayerCache, Sequence};
 use crate::model::ModelError;
 
-/// Tokens of a prompt that go through the layers together.
+/// Tokens of a prompt that go through the layers together where nothing else is said.
 const BATCH: usize = 512;
 
 /// A model and one sequence. Layers stay loaded as far as a budget holds them; the others are loaded
@@ -17,6 +19,7 @@ pub struct Generator<'a> {
     layers: Vec<Option<Layer>>,
     head: Head,
     caches: Vec<LayerCache>,
+    batch: usize,
 }
 
 impl<'a> Generator<'a> {
@@ -46,7 +49,17 @@ impl<'a> Generator<'a> {
             progress(index + 1);
         }
         let caches = layers.iter().map(|_| LayerCache::new()).collect();
-        Ok(Generator { decoder, layers, head, caches })
+        Ok(Generator { decoder, layers, head, caches, batch: BATCH })
+    }
+
+    /// Has so many tokens of a prompt, at least one, go through the layers together.
+    pub fn set_batch(&mut self, tokens: usize) {
+        self.batch = tokens.max(1);
+    }
+
+    /// Begins the sequence anew, with no tokens.
+    pub fn clear(&mut self) {
+        self.caches.fill_with(LayerCache::new);
     }
 
     /// Layers that are loaded again for every batch of tokens.
@@ -72,7 +85,7 @@ impl<'a> Generator<'a> {
     pub fn extend(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
         let width = self.decoder.model().width;
         let mut last = Vec::new();
-        for batch in tokens.chunks(BATCH) {
+        for batch in tokens.chunks(self.batch) {
             let mut hidden = self.decoder.embed(batch)?;
             for (index, cache) in self.caches.iter_mut().enumerate() {
                 let mut sequences = [Sequence { tokens: batch.len(), cache }];

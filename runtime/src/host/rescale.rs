@@ -27,7 +27,7 @@ impl Overflow {
 /// How one row's sums over a segment become values.
 #[derive(Clone, Copy, Debug)]
 pub struct Rescale<'a> {
-    /// The engine's overflow; `None` where it cannot overflow.
+    /// The engine's overflow; `None` where sums are as wide as the engine's results already.
     pub overflow: Option<Overflow>,
     /// Worth of a unit of the first plane in units of the second; 0 where there is one plane.
     pub base: i32,
@@ -62,7 +62,12 @@ fn rescale(rescale: &Rescale<'_>, planes: &[Sums], out: &mut [f32]) -> u32 {
     let mut total = [0i32; GROUP];
     for plane in planes {
         match rescale.overflow {
-            None => total = *plane,
+            None if rescale.base == 0 => total = *plane,
+            None => {
+                for (total, sum) in total.iter_mut().zip(plane) {
+                    *total = *total * rescale.base + sum;
+                }
+            }
             Some(Overflow::Saturate) => {
                 overflows += add_plane(rescale.base, plane, &mut total, |sum| {
                     Overflow::Saturate.narrow(sum)

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use tessera_formats::npu::Engine;
 
 use super::{Layout, Operand, Shape, rows};
-use crate::host::{Digits, GROUP, Isa, Overflow, Rescale, Sums};
+use crate::host::{Digits, GROUP, Isa, Rescale, Sums};
 use crate::quantize::{self, Affine};
 use crate::rotation::Rotation;
 
@@ -29,15 +29,20 @@ fn buffer(engine: Engine, operand: Operand) -> Vec<u8> {
 fn rescale(engine: Engine, planes: usize, zero: bool, c: &[u8], out: &mut [f32]) {
     let isa = Isa::detect();
     let (scales, weights): ([f32; GROUP], Sums) = ([0.5; GROUP], [3; GROUP]);
-    let overflow = (engine == Engine::I4).then_some(Overflow::Saturate);
     let mut sums = [[0; GROUP]; 2];
     for (group, out) in out.chunks_exact_mut(GROUP).enumerate() {
         for (plane, sums) in sums[..planes].iter_mut().enumerate() {
             *sums = rows::read_integers(shape(engine), plane, group * GROUP, c);
         }
         let zero = zero.then_some((0.25, &weights));
-        let rescale =
-            Rescale { overflow, base: 16, row_scale: 0.1, scales: &scales, zero, add: false };
+        let rescale = Rescale {
+            overflow: None,
+            base: if planes == 2 { 16 } else { 0 },
+            row_scale: 0.1,
+            scales: &scales,
+            zero,
+            add: false,
+        };
         rescale.apply(isa, &sums[..planes], out);
     }
 }

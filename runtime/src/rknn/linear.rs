@@ -11,8 +11,8 @@ use super::contexts::{Contexts, buffer_bytes};
 use super::weights::Tiles;
 use super::{Layout, LoadedWeights, Npu, RknnError, Shape, Slice, rows};
 use crate::host::{
-    self, GROUP, Isa, LinearInput, Operands, Overflow, Plan, QuantizedRows, Rescale, RowScale,
-    Rows, Sums, Weights,
+    self, GROUP, Isa, LinearInput, Operands, Plan, QuantizedRows, Rescale, RowScale, Rows, Sums,
+    Weights,
 };
 use crate::linear::{Activations, Linear, LinearError, shape};
 
@@ -322,20 +322,21 @@ impl Shared {
                 for (plane, sums) in planes.iter_mut().enumerate() {
                     *sums = rows::read_integers(shape, at * self.planes + plane, first, c);
                 }
-                let overflow = (self.engine == Engine::I4).then(|| {
-                    let rail = |sum: &&i32| matches!(**sum, -32768 | 32767);
-                    at_the_rail += planes.iter().flatten().filter(rail).count();
-                    // 16 bits already.
-                    Overflow::Saturate
-                });
+                if self.engine == Engine::I4 {
+                    let rail = |sum: i32| u32::from(sum == -32768) + u32::from(sum == 32767);
+                    let at: u32 = planes.iter().flatten().map(|&sum| rail(sum)).sum();
+                    at_the_rail += u64::from(at);
+                }
                 let sums = self.asymmetric.then(|| segment.sums(task.matrix, group));
                 let zero = sums.as_ref().map(|sums| (zero, sums));
                 let (base, add) = (self.base, index > 0);
+                // The engine has narrowed them.
+                let overflow = None;
                 let rescale = Rescale { overflow, base, row_scale, scales, zero, add };
                 rescale.apply(self.isa, planes, out);
             }
         }
-        at_the_rail as u64
+        at_the_rail
     }
 }
 

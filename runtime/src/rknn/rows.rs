@@ -64,23 +64,11 @@ pub(super) fn write_halves(shape: Shape, row: usize, values: &[f16], a: &mut [u8
 ///
 /// As [`write_integers`], of C.
 pub(super) fn read_integers(shape: Shape, row: usize, first: usize, c: &[u8]) -> Sums {
-    let mut sums = [0; GROUP];
-    let wide = |place: &[u8], sums: &mut [i32]| {
-        for (bytes, sum) in place.as_chunks::<4>().0.iter().zip(sums) {
-            *sum = i32::from_le_bytes(*bytes);
-        }
-    };
-    let narrow = |place: &[u8], sums: &mut [i32]| {
-        for (bytes, sum) in place.as_chunks::<2>().0.iter().zip(sums) {
-            *sum = i16::from_le_bytes(*bytes).into();
-        }
-    };
     match shape.engine {
         Engine::F16 => panic!("sums of the float engine are no integers"),
-        Engine::I8 => read(shape, row, first, c, &mut sums, wide),
-        Engine::I4 => read(shape, row, first, c, &mut sums, narrow),
+        Engine::I8 => read(shape, row, first, c, |bytes| i32::from_le_bytes(*bytes)),
+        Engine::I4 => read(shape, row, first, c, |bytes| i16::from_le_bytes(*bytes).into()),
     }
-    sums
 }
 
 /// The same of the float engine.
@@ -90,40 +78,44 @@ pub(super) fn read_integers(shape: Shape, row: usize, first: usize, c: &[u8]) ->
 /// As [`read_integers`].
 pub(super) fn read_floats(shape: Shape, row: usize, first: usize, c: &[u8]) -> [f32; GROUP] {
     assert!(shape.engine == Engine::F16, "sums of floats");
-    let mut sums = [0.0; GROUP];
-    read(shape, row, first, c, &mut sums, |place, sums| {
-        for (bytes, sum) in place.as_chunks::<4>().0.iter().zip(sums) {
-            *sum = f32::from_le_bytes(*bytes);
-        }
-    });
-    sums
+    read(shape, row, first, c, |bytes| f32::from_le_bytes(*bytes))
 }
 
-/// Reads the channels of a row from `first` on, up to the end of the group or of the row, by `take`.
-fn read<T>(
+/// Reads the channels of a row from `first` on, up to the end of the group or of the row, each of `B` bytes that
+/// `value` makes a sum of.
+#[inline(always)]
+fn read<const B: usize, T: Copy + Default>(
     shape: Shape,
     row: usize,
     first: usize,
     c: &[u8],
-    sums: &mut [T; GROUP],
-    take: impl Fn(&[u8], &mut [T]),
-) {
+    value: impl Fn(&[u8; B]) -> T,
+) -> [T; GROUP] {
     let (m, n) = (index(shape.m), index(shape.n));
-    let bytes = if shape.engine == Engine::I4 { 2 } else { 4 };
     assert!(row < m && first < n, "a row and a channel of C");
+    let mut sums = [T::default(); GROUP];
     let count = GROUP.min(n - first);
     match shape.layout {
-        Layout::Normal => take(&c[(row * n + first) * bytes..][..count * bytes], sums),
+        Layout::Normal => {
+            let bytes = &c[(row * n + first) * B..][..count * B];
+            for (sum, bytes) in sums.iter_mut().zip(bytes.as_chunks::<B>().0) {
+                *sum = value(bytes);
+            }
+        }
         Layout::Native => {
-            // Groups begin with a piece.
-            let together = PIECE / bytes;
+            // Groups begin with a piece, and channels come in whole pieces.
+            let together = PIECE / B;
             let (pieces, _) = c.as_chunks::<PIECE>();
             let of_row = pieces[first / together * m..].iter().skip(row).step_by(m);
-            for (sums, piece) in sums[..count].chunks_mut(together).zip(of_row) {
-                take(piece, sums);
+            let sums = sums[..count].chunks_exact_mut(together);
+            for (sums, piece) in sums.zip(of_row) {
+                for (sum, bytes) in sums.iter_mut().zip(piece.as_chunks::<B>().0) {
+                    *sum = value(bytes);
+                }
             }
         }
     }
+    sums
 }
 
 /// The pieces of a row of M rows.
