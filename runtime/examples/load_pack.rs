@@ -1,6 +1,7 @@
-//! Loads a pack's tiles through a librknnrt and says how fast: `load_pack PACK LIBRARY`.
+//! Loads a pack's tiles through the stand-in for librknnrt and says how fast: `load_pack PACK LIBRARY`.
 //!
-//! The peer is `cat PACK > /dev/null`, which reads the same bytes and keeps none of them.
+//! The peer is `cat PACK > /dev/null`, which reads the same bytes and keeps none of them. With
+//! `RKNN_STAND_IN_RESIDENT=1` arenas have their pages before they are filled, as a driver's memory has.
 
 #![allow(clippy::print_stdout, reason = "an example talks")]
 
