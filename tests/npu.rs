@@ -4,10 +4,11 @@
 
 mod harness;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use harness::model::Model;
-use harness::{convert, eval, run, short_text, stand_in, tessera, tiny_model};
+use harness::{
+    convert, eval, packs_of_every_scheme, run, short_text, stand_in, tessera, tiny_model,
+};
 use serde_json::Value;
 
 fn text(path: &Path) -> &str {
@@ -23,39 +24,10 @@ fn figures(report: &Value) -> Value {
     report
 }
 
-/// Packs of every scheme, of several segments and domains, of several files, and of experts.
-fn packs(folder: &Path) -> Vec<PathBuf> {
-    let experts = Model::with_experts(&tiny_model()).write(folder, "experts.gguf");
-    let mixed = folder.join("mixed.toml");
-    let rules = "[[rule]]\nmatch = \"blk.[0-2].*\"\nscheme = \"w4a4\"\n\n[[rule]]\nmatch = \"output.*\"\n\
-                 scheme = \"w16a16\"\n";
-    std::fs::write(&mixed, rules).unwrap();
-    let mut packs = Vec::new();
-    for (index, (model, options)) in [
-        (tiny_model(), &["--scheme", "w8a8"][..]),
-        (tiny_model(), &["--scheme", "w4a8"]),
-        (tiny_model(), &["--scheme", "w4a4"]),
-        (tiny_model(), &["--scheme", "w16a16"]),
-        (tiny_model(), &["--recipe", text(&mixed), "--shard-size", "200K"]),
-        (tiny_model(), &["--preset", "rk-llama-v3", "--scheme", "w4a4"]),
-        (experts.clone(), &["--scheme", "w8a8"]),
-        (experts, &["--scheme", "w4a8"]),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let pack = folder.join(format!("{index}.safetensors"));
-        convert(&model, &pack, options);
-        let sharded = pack.with_extension("safetensors.index.json");
-        packs.push(if sharded.exists() { sharded } else { pack });
-    }
-    packs
-}
-
 #[test]
 fn the_npu_has_the_figures_of_the_simulator() {
     let folder = tempfile::tempdir().unwrap();
-    let packs = packs(folder.path());
+    let packs = packs_of_every_scheme(folder.path());
     let models: Vec<_> = packs.iter().map(|pack| text(pack)).collect();
     let (story, reference, library) = (short_text(), tiny_model(), stand_in());
     let options = ["--text", text(&story), "--ctx", "64", "--chunks", "1"];

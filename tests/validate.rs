@@ -5,10 +5,9 @@
 mod harness;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use harness::model::Model;
-use harness::{convert, short_text, stand_in, tessera, tiny_model};
+use harness::{convert, packs_of_every_scheme, short_text, stand_in, tessera, tiny_model};
 use serde_json::Value;
 
 fn text(path: &Path) -> &str {
@@ -32,38 +31,11 @@ fn validate(
     (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).ok(), said)
 }
 
-/// Packs of every scheme, one of several in one, and one of experts in several files.
-fn packs(folder: &Path) -> Vec<PathBuf> {
-    let experts = Model::with_experts(&tiny_model()).write(folder, "experts.gguf");
-    let mixed = folder.join("mixed.toml");
-    let rules = "[[rule]]\nmatch = \"blk.[0-2].*\"\nscheme = \"w4a4\"\n\n[[rule]]\nmatch = \"output.*\"\n\
-                 scheme = \"w16a16\"\n";
-    fs::write(&mixed, rules).unwrap();
-    let mut packs = Vec::new();
-    for (index, (model, options)) in [
-        (tiny_model(), &["--scheme", "w8a8"][..]),
-        (tiny_model(), &["--scheme", "w4a8"]),
-        (tiny_model(), &["--scheme", "w4a4"]),
-        (tiny_model(), &["--scheme", "w16a16"]),
-        (tiny_model(), &["--recipe", text(&mixed)]),
-        (experts, &["--scheme", "w4a8", "--shard-size", "200K"]),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let pack = folder.join(format!("{index}.safetensors"));
-        convert(&model, &pack, options);
-        let sharded = pack.with_extension("safetensors.index.json");
-        packs.push(if sharded.exists() { sharded } else { pack });
-    }
-    packs
-}
-
 #[test]
 fn packs_of_every_scheme_are_right() {
     let folder = tempfile::tempdir().unwrap();
     let library = stand_in();
-    for pack in packs(folder.path()) {
+    for pack in packs_of_every_scheme(folder.path()) {
         for options in [
             &["--device", "stand-in", "--library", text(&library), "--full"][..],
             &["--device", "stand-in", "--library", text(&library), "--quick"],

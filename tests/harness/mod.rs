@@ -91,6 +91,35 @@ pub fn convert(input: &Path, output: &Path, arguments: &[&str]) -> Value {
     serde_json::from_slice(&assert.get_output().stdout).unwrap()
 }
 
+/// Packs of every scheme, of several segments and domains, of several files, and of experts.
+pub fn packs_of_every_scheme(folder: &Path) -> Vec<PathBuf> {
+    let experts = model::Model::with_experts(&tiny_model()).write(folder, "experts.gguf");
+    let mixed = folder.join("mixed.toml");
+    let rules = "[[rule]]\nmatch = \"blk.[0-2].*\"\nscheme = \"w4a4\"\n\n[[rule]]\nmatch = \"output.*\"\n\
+                 scheme = \"w16a16\"\n";
+    std::fs::write(&mixed, rules).unwrap();
+    let mut packs = Vec::new();
+    for (index, (model, options)) in [
+        (tiny_model(), &["--scheme", "w8a8"][..]),
+        (tiny_model(), &["--scheme", "w4a8"]),
+        (tiny_model(), &["--scheme", "w4a4"]),
+        (tiny_model(), &["--scheme", "w16a16"]),
+        (tiny_model(), &["--recipe", mixed.to_str().unwrap(), "--shard-size", "200K"]),
+        (tiny_model(), &["--preset", "rk-llama-v3", "--scheme", "w4a4"]),
+        (experts.clone(), &["--scheme", "w8a8"]),
+        (experts, &["--scheme", "w4a8"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let pack = folder.join(format!("{index}.safetensors"));
+        convert(&model, &pack, options);
+        let sharded = pack.with_extension("safetensors.index.json");
+        packs.push(if sharded.exists() { sharded } else { pack });
+    }
+    packs
+}
+
 /// Verifies a pack against its source and returns the report; the pack must be in order.
 pub fn verify(pack: &Path, source: &Path) -> Value {
     let assert =
