@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tempfile::TempDir;
 use tessera_formats::npu::Target;
-use tessera_runtime::host::Overflow;
 
 use super::{Request, calibrate};
 use crate::convert::budget::Budget;
 use crate::models::Opening;
-use crate::options::Overrides;
 use crate::recipe::Recipe;
 
 /// What stands for the text that tessera carries, where a text must be named.
@@ -69,18 +67,8 @@ pub fn observe(observation: &Observation<'_>) -> anyhow::Result<Transient> {
         .tempdir_in(folder)
         .with_context(|| format!("a folder for statistics in `{}`", folder.display()))?;
     let path = folder.path().join("statistics.safetensors");
-    let opening = Opening {
-        device: None,
-        cpu_like: false,
-        options: Overrides::default(),
-        recipe: None,
-        calibration: None,
-        target: observation.target.clone(),
-        seed: observation.seed,
-        budget: observation.budget,
-        npu: None,
-        overflow: Overflow::default(),
-    };
+    let opening =
+        Opening::of_files(observation.target.clone(), observation.seed, observation.budget);
     let report = calibrate(&Request {
         model: observation.model,
         dataset: texts(observation.dataset),

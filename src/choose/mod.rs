@@ -16,7 +16,6 @@ use tempfile::TempDir;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Rates;
 use tessera_runtime::decoder::Decoder;
-use tessera_runtime::host::Overflow;
 use tessera_runtime::perplexity::{self, Chunks, Evaluation, Participant, Reference};
 
 use self::describe::Known;
@@ -466,16 +465,9 @@ fn observation<'a>(
 }
 
 fn opening(request: &Request<'_>) -> Opening {
-    Opening {
-        device: None,
-        cpu_like: false,
-        options: Overrides::default(),
-        recipe: None,
-        calibration: None,
-        target: request.conversion.target.clone(),
-        seed: request.conversion.seed,
-        budget: request.conversion.budget,
-        npu: None,
-        overflow: Overflow::default(),
-    }
+    Opening::of_files(
+        request.conversion.target.clone(),
+        request.conversion.seed,
+        request.conversion.budget,
+    )
 }

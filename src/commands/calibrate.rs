@@ -2,8 +2,6 @@
 
 use anyhow::Context;
 
-use tessera_runtime::host::Overflow;
-
 use crate::calibrate::{Report, Request, calibrate, merge};
 use crate::cli::CalibrateArguments;
 use crate::convert::budget::Budget;
@@ -30,18 +28,11 @@ fn observe(arguments: &CalibrateArguments, threads: usize) -> anyhow::Result<Rep
         let output = arguments.output.as_deref().context("give the file to write with `-o`")?;
         return merge(&arguments.merge, output, arguments.force);
     }
-    let opening = Opening {
-        device: None,
-        cpu_like: false,
-        options: Overrides::default(),
-        recipe: None,
-        calibration: None,
-        target: super::target(&arguments.target)?,
-        seed: arguments.seed,
-        budget: Budget { bytes: arguments.memory_budget, threads },
-        npu: None,
-        overflow: Overflow::default(),
-    };
+    let opening = Opening::of_files(
+        super::target(&arguments.target)?,
+        arguments.seed,
+        Budget { bytes: arguments.memory_budget, threads },
+    );
     let recipe = match &arguments.recipe {
         Some(path) => Some(Recipe::read(path, arguments.options)?),
         None if arguments.options == Overrides::default() => None,

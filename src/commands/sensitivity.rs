@@ -2,14 +2,11 @@
 
 use anyhow::{Context, ensure};
 
-use tessera_runtime::host::Overflow;
-
 use crate::calibrate::transient::{Observation, observe};
 use crate::cli::SensitivityArguments;
 use crate::convert::budget::Budget;
 use crate::exit::Verdict;
 use crate::models::Opening;
-use crate::options::Overrides;
 use crate::recipe::Recipe;
 use crate::sensitivity::{Report, Request, sensitivity};
 
@@ -63,18 +60,7 @@ fn measure(arguments: &SensitivityArguments, threads: usize) -> anyhow::Result<R
         (Some(observed), _) => &observed.path,
         (None, given) => given.as_ref().context("no statistics")?,
     };
-    let opening = Opening {
-        device: None,
-        cpu_like: false,
-        options: Overrides::default(),
-        recipe: None,
-        calibration: None,
-        target,
-        seed: arguments.seed,
-        budget,
-        npu: None,
-        overflow: Overflow::default(),
-    };
+    let opening = Opening::of_files(target, arguments.seed, budget);
     sensitivity(&Request {
         model: &arguments.model,
         dataset: &arguments.dataset,

@@ -119,15 +119,8 @@ pub fn evaluate(request: &Request<'_>) -> anyhow::Result<Report> {
 
 /// How the reference is opened: in floats.
 fn plain(opening: &Opening) -> Opening {
-    Opening {
-        device: None,
-        cpu_like: false,
-        options: Default::default(),
-        recipe: None,
-        calibration: None,
-        npu: None,
-        ..opening.clone()
-    }
+    let Opening { target, seed, budget, overflow, .. } = opening;
+    Opening { overflow: *overflow, ..Opening::of_files(target.clone(), *seed, *budget) }
 }
 
 /// The text in chunks: of the logits file where no text is given.

@@ -77,6 +77,22 @@ pub struct Opening {
 }
 
 impl Opening {
+    /// GGUF files as they are, and packs on the simulator.
+    pub fn of_files(target: Target, seed: u64, budget: Budget) -> Self {
+        Opening {
+            device: None,
+            cpu_like: false,
+            options: Overrides::default(),
+            recipe: None,
+            calibration: None,
+            target,
+            seed,
+            budget,
+            npu: None,
+            overflow: Overflow::default(),
+        }
+    }
+
     /// Whether the user asked that GGUF files be quantized.
     fn quantizes(&self) -> bool {
         self.options != Overrides::default() || self.recipe.is_some()
