@@ -34,12 +34,18 @@ pub struct SegmentMatrix<'a> {
 }
 
 impl SegmentMatrix<'_> {
-    /// What the simulator makes of rows, with tiles read from the pack.
-    pub fn simulated(&self, rows: &EngineRows) -> anyhow::Result<EngineResults> {
+    /// Its tiles, read from the pack.
+    pub fn tiles(&self) -> anyhow::Result<Vec<u8>> {
         let mut tiles = vec![0; self.layout.bytes()];
         let offset = u64::try_from(self.matrix * self.layout.bytes())?;
         self.pack.read_tensor_at(self.tensor, offset, &mut tiles)?;
-        Ok(simulator::products(self.layout, &tiles, self.n, rows, Overflow::Saturate)?)
+        Ok(tiles)
+    }
+
+    /// What the simulator makes of rows.
+    pub fn simulated(&self, rows: &EngineRows) -> anyhow::Result<EngineResults> {
+        let Self { layout, n, .. } = *self;
+        Ok(simulator::products(layout, &self.tiles()?, n, rows, Overflow::Saturate)?)
     }
 }
 

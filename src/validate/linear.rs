@@ -4,24 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use half::f16;
 use tessera_formats::npu::Engine;
-use tessera_formats::npu::tiles::TileLayout;
+use tessera_formats::npu::tiles::{TileLayout, unpack_row_f16};
 use tessera_formats::pack::PackReader;
 use tessera_formats::pack::manifest::{Linear, Segment};
 use tessera_runtime::golden::ROWS;
-use tessera_runtime::host::EngineResults;
+use tessera_runtime::host::{EngineResults, EngineRows};
+use tessera_runtime::rknn::check;
 
 use super::Depth;
 use super::device::{Engines, SegmentMatrix};
 use super::golden::{Digester, Golden};
 use super::report::{Fault, LinearReport, Mismatch};
 
-/// Channels that one lane of the float engine is one of: in one lane, measurements found sums of 32 products that
-/// were a little too low.
+/// The float engine has a lane, the first of so many channels, in which a sum of 32 products may be a little low.
 const FLOAT_LANES: usize = 16;
-
-/// How far such a result may be off, relative to the greatest of its row.
-const LANE_DEVIATION: f32 = 4e-6;
 
 /// What a linear is checked with.
 pub struct Work<'a> {
@@ -98,7 +96,7 @@ impl Work<'_> {
         let matrices = usize::try_from(linear.experts.unwrap_or(1))?;
         let n = usize::try_from(linear.n)?;
         let mut digester = Digester::new(engine);
-        let mismatches = report.mismatches;
+        let before = (report.mismatches, report.lane_deviations);
         for matrix in 0..matrices {
             let place =
                 SegmentMatrix { pack: self.pack, tensor: &segment.tiles, layout, n, matrix };
@@ -115,21 +113,17 @@ impl Work<'_> {
                 };
                 report.runs += 1;
                 times.add(run.m, time);
-                let is_base = base.is_none();
-                let base = base.get_or_insert_with(|| found.clone());
-                let wrong = if is_base {
-                    digester.add(&found);
-                    // Without vectors in the pack, the simulator says what is right.
-                    !self.golden.is_stored() && {
-                        let expected = place.simulated(&rows)?;
-                        self.count(&place, run, &found, &expected, (index, faults), report) > 0
-                    }
-                } else {
-                    differs(&found, base, run.first)
+                let right = match &base {
+                    Some(base) => !differs(&found, base, run.first),
+                    // Held against the pack's digest below; without one the simulator says what is right.
+                    None => self.golden.is_stored(),
                 };
-                if wrong && !is_base {
-                    let expected = place.simulated(&rows)?;
-                    self.count(&place, run, &found, &expected, (index, faults), report);
+                if !right {
+                    self.compare(&place, run, &rows, &found, (index, faults), report)?;
+                }
+                if base.is_none() {
+                    digester.add(&found);
+                    base = Some(found);
                 }
             }
         }
@@ -146,49 +140,40 @@ impl Work<'_> {
             let run = Run { m: ROWS, first: 0, turn: 0 };
             let found = self.engines.products(place, &rows, run.m, run.turn)?;
             let (found, _) = found.context("a run that had worked before")?;
-            let expected = place.simulated(&rows)?;
-            self.count(&place, run, &found, &expected, (index, faults), report);
+            self.compare(&place, run, &rows, &found, (index, faults), report)?;
         }
-        let only_lanes = report.lane_deviations > 0 && report.mismatches == mismatches;
-        if report.mismatches == mismatches && !only_lanes {
+        if (report.mismatches, report.lane_deviations) == before {
             report.disagree(index);
         }
         Ok(())
     }
 
-    /// Counts results that are wrong, and describes the first of the linear; how many there are.
-    fn count(
+    /// Compares results with the simulator's: counts those that are wrong, and describes the first of the linear.
+    fn compare(
         &self,
         place: &SegmentMatrix<'_>,
         run: Run,
+        rows: &EngineRows,
         found: &EngineResults,
-        expected: &EngineResults,
         (segment, faults): (usize, &[Fault]),
         report: &mut LinearReport,
-    ) -> u64 {
-        let n = place.n;
-        let mut count = 0;
-        for (at, (found, expected, lane)) in elements(found, expected, n).enumerate() {
-            if lane {
+    ) -> anyhow::Result<()> {
+        let expected = place.simulated(rows)?;
+        let engine = place.layout.engine();
+        for Difference { row, channel, found, expected } in differences(found, &expected) {
+            if is_low_lane(place, rows, row, channel, found)? {
                 report.lane_deviations += 1;
                 continue;
             }
-            if found.to_bits() == expected.to_bits() {
-                continue;
-            }
-            count += 1;
-            let (row, channel) = (at / n, at % n);
+            report.mismatches += 1;
             if report.first.is_none() {
-                let core = self.engines.core_of(n, channel, run.turn);
-                let engine = place.layout.engine();
-                let (m, matrix) = (run.m, place.matrix);
                 let mismatch = Mismatch {
                     segment,
-                    expert: report.experts.map(|_| matrix),
-                    m,
+                    expert: report.experts.map(|_| place.matrix),
+                    m: run.m,
                     row,
                     channel,
-                    core,
+                    core: self.engines.core_of(place.n, channel, run.turn),
                     found,
                     expected,
                     cause: String::new(),
@@ -196,8 +181,7 @@ impl Work<'_> {
                 report.first = Some(mismatch.explained(engine, faults));
             }
         }
-        report.mismatches += count;
-        count
+        Ok(())
     }
 }
 
@@ -235,43 +219,56 @@ fn differs(found: &EngineResults, golden: &EngineResults, first: usize) -> bool 
     }
 }
 
-/// Pairs of results as f64, which holds each exactly, and whether they differ only as the float engine's one lane
-/// may.
-fn elements(
-    found: &EngineResults,
-    expected: &EngineResults,
-    n: usize,
-) -> Box<dyn Iterator<Item = (f64, f64, bool)>> {
-    match (found, expected) {
-        (
-            EngineResults::Integers { values: found, .. },
-            EngineResults::Integers { values: expected, .. },
-        ) => {
-            let pairs: Vec<_> = found.iter().zip(expected).map(|(f, e)| (*f, *e)).collect();
-            Box::new(pairs.into_iter().map(|(f, e)| (f.into(), e.into(), false)))
-        }
-        (
-            EngineResults::Floats { values: found, .. },
-            EngineResults::Floats { values: expected, .. },
-        ) => {
-            let rows = found.chunks_exact(n).zip(expected.chunks_exact(n));
-            let pairs: Vec<_> = rows
-                .flat_map(|(found, expected)| {
-                    let greatest =
-                        expected.iter().fold(0.0f32, |most, value| most.max(value.abs()));
-                    let pairs = found.iter().zip(expected).enumerate();
-                    pairs.map(move |(channel, (&f, &e))| {
-                        let near = (f - e).abs() <= greatest * LANE_DEVIATION;
-                        let lane = channel % FLOAT_LANES == 0 && f.to_bits() != e.to_bits() && near;
-                        (f64::from(f), f64::from(e), lane)
-                    })
-                })
-                .collect();
-            Box::new(pairs.into_iter())
-        }
-        // Of one engine; if not, everything is wrong.
-        _ => Box::new((0..n).map(|_| (f64::NAN, 0.0, false))),
+/// A result that is not what it should be; f64 holds those of every engine.
+struct Difference {
+    row: usize,
+    channel: usize,
+    found: f64,
+    expected: f64,
+}
+
+/// Results that differ, by their bits.
+fn differences(found: &EngineResults, expected: &EngineResults) -> Vec<Difference> {
+    fn all<T: Copy + Into<f64>>(found: &[T], expected: &[T], n: usize) -> Vec<Difference> {
+        let pairs = found.iter().zip(expected).map(|(&f, &e)| (f.into(), e.into())).enumerate();
+        let differ = pairs.filter(|(_, (f, e)): &(usize, (f64, f64))| f.to_bits() != e.to_bits());
+        let described = |(at, (found, expected))| {
+            let (row, channel) = (at / n, at % n);
+            Difference { row, channel, found, expected }
+        };
+        differ.map(described).collect()
     }
+    match (found, expected) {
+        (EngineResults::Integers { values, n }, EngineResults::Integers { values: e, .. }) => {
+            all(values, e, *n)
+        }
+        (EngineResults::Floats { values, n }, EngineResults::Floats { values: e, .. }) => {
+            all(values, e, *n)
+        }
+        // Of one engine, whose results are of one kind.
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a result of the float engine is what measurements found in its one lane: one exact sum lowered.
+#[expect(clippy::cast_possible_truncation, reason = "an f32 before")]
+fn is_low_lane(
+    place: &SegmentMatrix<'_>,
+    rows: &EngineRows,
+    row: usize,
+    channel: usize,
+    found: f64,
+) -> anyhow::Result<bool> {
+    let EngineRows::Halves { values, k } = rows else { return Ok(false) };
+    if !channel.is_multiple_of(FLOAT_LANES) {
+        return Ok(false);
+    }
+    let tiles = place.tiles()?;
+    let panel = channel / FLOAT_LANES * place.layout.panel_bytes();
+    let panel = &tiles[panel..][..place.layout.panel_bytes()];
+    let mut weights = vec![f16::ZERO; *k];
+    unpack_row_f16(panel, 0, &mut weights);
+    Ok(check::is_lowered(&values[row * k..][..*k], &weights, found as f32))
 }
 
 impl Mismatch {

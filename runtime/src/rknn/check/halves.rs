@@ -119,11 +119,7 @@ impl Halves {
             } else {
                 deviations.elsewhere += 1;
             }
-            let lowered = |low: usize| {
-                let exact = groups.iter().enumerate();
-                sum(exact.map(|(at, (sum, less))| if at == low { sum - less } else { *sum }))
-            };
-            if (0..groups.len()).any(|low| f64::from(lowered(low)) == found) {
+            if one_is_lowered(&groups, found) {
                 deviations.explained += 1;
             }
         }
@@ -138,6 +134,20 @@ impl std::ops::AddAssign for Deviations {
         self.elsewhere += other.elsewhere;
         self.explained += other.explained;
     }
+}
+
+/// Whether a result is what a row and a channel of weights give if one exact sum is lowered, as third parties report
+/// of channels whose number is a multiple of 16.
+pub fn is_lowered(row: &[f16], channel: &[f16], found: f32) -> bool {
+    one_is_lowered(&groups(row, channel), found.into())
+}
+
+fn one_is_lowered(groups: &[(i128, i128)], found: f64) -> bool {
+    let lowered = |low: usize| {
+        let exact = groups.iter().enumerate();
+        sum(exact.map(|(at, (sum, less))| if at == low { sum - less } else { *sum }))
+    };
+    (0..groups.len()).any(|low| f64::from(lowered(low)) == found)
 }
 
 /// Of each 32 products their sum, and how much less it may be in lane 0, in units of 2⁻⁴⁸.
@@ -202,6 +212,12 @@ mod tests {
             wrong[32 + 16] = sum([groups[0].0, groups[1].0 - groups[1].1].into_iter()).into();
             let seen = u64::from(wrong[32 + 16] != right[32 + 16]);
             wrong[64 + 5] = f64::MAX;
+            #[expect(clippy::cast_possible_truncation, reason = "an f32, or beyond them")]
+            let narrow = |at: usize| wrong[at] as f32;
+            let [row, other] = [&halves.rows[64..128], &halves.rows[128..192]];
+            let [channel, fifth] = [16, 5].map(|n| &halves.weights[n * 64..][..64]);
+            assert!(is_lowered(row, channel, narrow(32 + 16)));
+            assert!(!is_lowered(other, fifth, narrow(64 + 5)));
             let found = halves.compare(&wrong);
             let expected =
                 Deviations { results: 128, lane_zero: seen, elsewhere: 1, explained: seen };

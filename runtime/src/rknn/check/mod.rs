@@ -19,7 +19,7 @@ use super::{Layout, Library, RknnError, Shape};
 
 pub use cause::Cause;
 pub use finding::{Finding, Wrong};
-pub use halves::{Deviations, Halves, Spread};
+pub use halves::{Deviations, Halves, Spread, is_lowered};
 pub use operands::{Operands, segmented};
 pub use trial::{Trial, core_mask};
 
