@@ -2,14 +2,16 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::TileLayout;
 
 use super::contexts::{Contexts, buffer_bytes};
+use super::parts::{Part, divide};
 use super::weights::Tiles;
-use super::{Layout, LoadedWeights, Npu, RknnError, Shape, Slice, rows};
+use super::{LoadedWeights, Npu, RknnError, Shape, Slice, rows};
 use crate::host::{
     self, GROUP, Isa, LinearInput, Operands, Plan, QuantizedRows, Rescale, RowScale, Rows, Sums,
     Weights,
@@ -33,25 +35,13 @@ pub struct RknnLinear {
     input: Arc<LinearInput>,
     plan: Arc<Plan>,
     npu: Arc<Npu>,
-    part: Arc<[Part]>,
+    parts: Arc<[Part]>,
     shared: Arc<Shared>,
-}
-
-/// Channels that one core has: whole groups, but for the last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Part {
-    /// Groups of channels.
-    groups: Range<usize>,
-    /// Channels, those of padding included.
-    pub(super) padded: Range<usize>,
-    /// Channels that the linear has.
-    pub(super) channels: Range<usize>,
 }
 
 /// What the threads of the cores need.
 #[derive(Debug)]
 struct Shared {
-    name: String,
     engine: Engine,
     n: usize,
     groups: usize,
@@ -62,7 +52,6 @@ struct Shared {
     correction: Option<Vec<f32>>,
     planes: usize,
     base: i32,
-    asymmetric: bool,
     k: usize,
     at_the_rail: Arc<AtomicU64>,
     isa: Isa,
@@ -74,16 +63,21 @@ struct Segment {
     columns: Range<usize>,
     tiles: Tiles,
     layout: TileLayout,
+    /// Sums of the weights of each channel, `[matrices, groups]`, where inputs have zero points.
+    sums: Vec<Sums>,
     /// The parts' tiles, `[matrices, parts]`, each bound when it is first used.
     slices: Vec<OnceLock<Arc<Slice>>>,
 }
 
 /// One core's part of the work.
+///
+/// It does not hold the NPU: a core's thread must not be the last that does, for it cannot wait for its own end.
 struct Task {
     matrix: usize,
     part: usize,
     parts: Arc<[Part]>,
-    npu: Arc<Npu>,
+    /// The part's tiles of each segment.
+    tiles: Vec<Arc<Slice>>,
     quantized: Arc<QuantizedRows>,
     /// Rows of the activations.
     rows: Arc<[usize]>,
@@ -117,12 +111,15 @@ impl RknnLinear {
             parts = divide(weights.n, layout.n(), npu.cores());
             let slices = shape.matrices * parts.len();
             let slices = (0..slices).map(|_| OnceLock::new()).collect();
-            segments.push(Segment { columns: columns.clone(), tiles, layout, slices });
+            let sums = group_sums(&tiles, layout, shape.groups());
+            if weights.activation.is_asymmetric() && sums.is_empty() {
+                return Err(missing());
+            }
+            segments.push(Segment { columns: columns.clone(), tiles, layout, sums, slices });
         }
         let plan = input.plan(weights.scheme, digits, &weights.activation, &weights.segments);
         let Weights { experts, n, k, .. } = weights;
         let shared = Shared {
-            name: weights.name.clone(),
             engine: shape.engine,
             n,
             groups: shape.groups(),
@@ -131,7 +128,6 @@ impl RknnLinear {
             correction: weights.correction,
             planes: plan.planes(),
             base: plan.base(),
-            asymmetric: plan.is_asymmetric(),
             k: plan.k(),
             at_the_rail,
             isa: Isa::detect(),
@@ -141,7 +137,7 @@ impl RknnLinear {
             input,
             plan,
             npu,
-            part: parts.into(),
+            parts: parts.into(),
             shared: Arc::new(shared),
         })
     }
@@ -162,30 +158,14 @@ impl RknnLinear {
             device: "the NPU",
             source: Box::new(source),
         };
-        let at_once = self.shared.rows_at_once(&self.part);
+        let at_once = self.shared.rows_at_once(&self.parts);
         let n = self.shape.n;
         for (index, out) in out.chunks_mut(at_once * n).enumerate() {
             let first = index * at_once;
             let chosen: Arc<[usize]> =
                 (first..first + out.len() / n).map(|row| rows.get(row)).collect();
-            let mut waiting = Vec::with_capacity(self.part.len());
-            self.npu.count_submits(self.part.len() * self.shared.segments.len());
-            for part in 0..self.part.len() {
-                let task = Task {
-                    matrix,
-                    part,
-                    parts: Arc::clone(&self.part),
-                    npu: Arc::clone(&self.npu),
-                    quantized: Arc::clone(&quantized),
-                    rows: Arc::clone(&chosen),
-                };
-                let shared = Arc::clone(&self.shared);
-                let job = move |contexts: &mut Contexts| shared.multiply(&task, contexts);
-                waiting.push(self.npu.on_core(part, job).map_err(failed)?);
-            }
-            for (part, waiting) in self.part.iter().zip(waiting) {
-                let values = waiting.recv().map_err(|_| failed(RknnError::CoreLost))?;
-                let values = values.map_err(failed)?;
+            let values = self.on_cores(matrix, &quantized, &chosen).map_err(failed)?;
+            for (part, values) in self.parts.iter().zip(values) {
                 let of_row = values.chunks_exact(part.channels.len());
                 for (out, values) in out.chunks_exact_mut(n).zip(of_row) {
                     out[part.channels.clone()].copy_from_slice(values);
@@ -194,20 +174,52 @@ impl RknnLinear {
         }
         Ok(())
     }
+
+    /// Results of all parts for some rows, each `[rows, channels]`. No core works on them any more when it returns.
+    fn on_cores(
+        &self,
+        matrix: usize,
+        quantized: &Arc<QuantizedRows>,
+        rows: &Arc<[usize]>,
+    ) -> Result<Vec<Vec<f32>>, RknnError> {
+        self.npu.count_submits(self.parts.len() * self.shared.segments.len());
+        let waiting: Vec<_> = (0..self.parts.len())
+            .map(|part| {
+                let segments = self.shared.segments.iter();
+                let tiles = segments.map(|segment| {
+                    segment.slice(&self.npu, matrix, part, &self.parts).map(Arc::clone)
+                });
+                let task = Task {
+                    matrix,
+                    part,
+                    parts: Arc::clone(&self.parts),
+                    tiles: tiles.collect::<Result<_, _>>()?,
+                    quantized: Arc::clone(quantized),
+                    rows: Arc::clone(rows),
+                };
+                let shared = Arc::clone(&self.shared);
+                self.npu.on_core(part, move |contexts| shared.multiply(&task, contexts))
+            })
+            .collect();
+        // All are waited for, whatever one of them says.
+        let wait = |part: Result<Receiver<Result<_, _>>, _>| {
+            part?.recv().map_err(|_| RknnError::CoreLost)?
+        };
+        waiting.into_iter().map(wait).collect::<Vec<_>>().into_iter().collect()
+    }
 }
 
-/// Divides channels among cores, whole groups for each.
-pub(super) fn divide(n: usize, n_padded: usize, cores: usize) -> Vec<Part> {
-    let groups = n.div_ceil(GROUP);
-    let parts = cores.clamp(1, groups.max(1));
-    (0..parts)
-        .map(|part| {
-            let groups = part * groups / parts..(part + 1) * groups / parts;
-            let range = |n: usize| (groups.start * GROUP).min(n)..(groups.end * GROUP).min(n);
-            let (channels, padded) = (range(n), range(n_padded));
-            Part { groups, padded, channels }
-        })
-        .collect()
+/// Sums of the weights of each group's channels, zero of those that are not there; none without zero points.
+fn group_sums(tiles: &Tiles, layout: TileLayout, groups: usize) -> Vec<Sums> {
+    let Some(of_rows) = &tiles.sums else { return Vec::new() };
+    let of_matrix = |sums: &[i32]| -> Vec<Sums> {
+        let mut of_groups = vec![[0; GROUP]; groups];
+        for (group, sums) in of_groups.iter_mut().zip(sums.chunks(GROUP)) {
+            group[..sums.len()].copy_from_slice(sums);
+        }
+        of_groups
+    };
+    of_rows.chunks_exact(layout.n()).flat_map(of_matrix).collect()
 }
 
 /// M of a matmul of at least so many rows: 1, or four times a power of two, so that a few serve all.
@@ -216,27 +228,12 @@ fn padded_rows(rows: usize) -> usize {
 }
 
 impl Shared {
-    /// The matmul of a part of a segment.
-    fn matmul_shape(&self, segment: &Segment, part: &Part, m: usize) -> Result<Shape, RknnError> {
-        let number = |value: usize| {
-            u32::try_from(value).map_err(|_| RknnError::Unaddressable { tensor: self.name.clone() })
-        };
-        Ok(Shape {
-            m: number(m)?,
-            k: number(segment.columns.len())?,
-            n: number(part.padded.len())?,
-            engine: self.engine,
-            layout: Layout::of(self.engine),
-            domain: segment.tiles.domain,
-        })
-    }
-
     /// Rows of activations that are multiplied at once: as many as the buffers of every part may have.
     fn rows_at_once(&self, parts: &[Part]) -> usize {
         let fits = |m: usize| {
             parts.iter().all(|part| {
                 self.segments.iter().all(|segment| {
-                    let shape = self.matmul_shape(segment, part, m);
+                    let shape = part.matmul(segment.layout, m, segment.tiles.domain);
                     shape.is_ok_and(|shape| buffer_bytes(shape) <= MOST_BYTES)
                 })
             })
@@ -255,11 +252,10 @@ impl Shared {
         let mut out = vec![0.0; task.rows.len() * width];
         let m = padded_rows(task.rows.len() * self.planes);
         let mut at_the_rail = 0;
-        for (index, segment) in self.segments.iter().enumerate() {
-            let shape = self.matmul_shape(segment, part, m)?;
-            let slice = segment.slice(task)?;
+        for (index, (segment, tiles)) in self.segments.iter().zip(&task.tiles).enumerate() {
+            let shape = part.matmul(segment.layout, m, segment.tiles.domain)?;
             let matmul = contexts.matmul(shape)?;
-            matmul.set_weights(slice)?;
+            matmul.set_weights(tiles)?;
             self.write_rows(shape, segment, task, matmul.activations());
             matmul.run()?;
             at_the_rail += self.rescale(shape, index, task, matmul.results(), &mut out);
@@ -327,8 +323,8 @@ impl Shared {
                     let at: u32 = planes.iter().flatten().map(|&sum| rail(sum)).sum();
                     at_the_rail += u64::from(at);
                 }
-                let sums = self.asymmetric.then(|| segment.sums(task.matrix, group));
-                let zero = sums.as_ref().map(|sums| (zero, sums));
+                let sums = segment.sums.get(task.matrix * self.groups + group);
+                let zero = sums.map(|sums| (zero, sums));
                 let (base, add) = (self.base, index > 0);
                 // The engine has narrowed them.
                 let overflow = None;
@@ -341,35 +337,24 @@ impl Shared {
 }
 
 impl Segment {
-    /// The tiles of a task's part.
-    fn slice(&self, task: &Task) -> Result<&Arc<Slice>, RknnError> {
-        let Task { matrix, part, parts, npu, .. } = task;
+    /// The tiles of a part.
+    fn slice(
+        &self,
+        npu: &Npu,
+        matrix: usize,
+        part: usize,
+        parts: &[Part],
+    ) -> Result<&Arc<Slice>, RknnError> {
         let kept = &self.slices[matrix * parts.len() + part];
         if let Some(slice) = kept.get() {
             return Ok(slice);
         }
-        let rows = &parts[*part].padded;
-        let row_panels =
-            |row: usize| row / self.layout.engine().tile_n() * self.layout.panel_bytes();
-        let (start, end) = (row_panels(rows.start), row_panels(rows.end));
-        let bytes = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        let offset = self.tiles.offset + bytes(matrix * self.layout.bytes() + start);
-        let (domain, arena) = (self.tiles.domain, &self.tiles.arena);
-        let slice = Arc::new(npu.slice(domain, arena, offset, bytes(end - start))?);
-        // Another thread has another part.
+        let (offset, bytes) = parts[part].tiles(self.layout, matrix);
+        let Tiles { arena, domain, .. } = &self.tiles;
+        let offset = self.tiles.offset.saturating_add(offset);
+        let slice = Arc::new(npu.slice(*domain, arena, offset, bytes)?);
+        // Another thread may have been faster.
         Ok(kept.get_or_init(|| slice))
-    }
-
-    /// Sums of the weights of a group's channels, zero of those that are not there.
-    fn sums(&self, matrix: usize, group: usize) -> Sums {
-        let mut sums = [0; GROUP];
-        let n = self.layout.n();
-        let all = self.tiles.sums.as_deref().map_or(&[][..], Vec::as_slice);
-        let of_group = matrix * n + group * GROUP..matrix * n + n.min((group + 1) * GROUP);
-        if let Some(of_group) = all.get(of_group) {
-            sums[..of_group.len()].copy_from_slice(of_group);
-        }
-        sums
     }
 }
 
@@ -406,24 +391,6 @@ impl Linear for RknnLinear {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cores_have_whole_groups_and_all_channels() {
-        for (n, n_padded) in [(1, 64), (64, 64), (65, 96), (172, 192), (512, 512), (32000, 32000)] {
-            for cores in [1, 2, 3] {
-                let parts = divide(n, n_padded, cores);
-                assert!(parts.len() <= cores && !parts.is_empty());
-                let mut channel = 0;
-                let mut padded = 0;
-                for part in &parts {
-                    assert_eq!((part.channels.start, part.padded.start), (channel, padded));
-                    assert!(!part.channels.is_empty() && part.channels.start % GROUP == 0);
-                    (channel, padded) = (part.channels.end, part.padded.end);
-                }
-                assert_eq!((channel, padded), (n, n_padded));
-            }
-        }
-    }
 
     #[test]
     fn rows_are_padded_to_a_few_numbers() {

@@ -20,6 +20,7 @@ mod matmul;
 mod memory;
 mod npu;
 mod open;
+mod parts;
 mod products;
 mod rows;
 mod version;

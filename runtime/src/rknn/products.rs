@@ -1,15 +1,15 @@
 //! An engine's own results on the NPU: what validation compares, before anything is rescaled.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::TileLayout;
 
 use super::contexts::Contexts;
-use super::linear::{Part, divide};
-use super::weights::Tiles;
-use super::{Layout, LoadedWeights, RknnError, Shape, rows};
+use super::parts::{Part, divide};
+use super::{LoadedWeights, RknnError, Shape, Slice, rows};
 use crate::host::{EngineResults, EngineRows, GROUP};
 
 /// A segment of a linear in the NPU's memory.
@@ -68,37 +68,28 @@ impl LoadedWeights {
         let tiles = self.tiles(tensor).ok_or_else(missing)?;
         let cores = self.npu().cores();
         let parts = divide(n, layout.n(), cores);
-        let mut waiting = Vec::with_capacity(parts.len());
-        for (index, part) in parts.iter().enumerate() {
+        let start = |(index, part): (usize, &Part)| {
+            let (offset, bytes) = part.tiles(layout, matrix);
+            let offset = tiles.offset.saturating_add(offset);
+            let slice = self.npu().slice(tiles.domain, &tiles.arena, offset, bytes)?;
             let task = Task {
-                tiles: tiles.clone(),
-                layout,
-                matrix,
-                part: part.clone(),
+                shape: part.matmul(layout, m, tiles.domain)?,
+                channels: part.channels.len(),
+                tiles: Arc::new(slice),
                 rows: Arc::clone(rows),
-                m,
             };
-            let npu = Arc::clone(self.npu());
-            let bytes = task.bytes();
-            let slice = Arc::new(npu.slice(tiles.domain, &tiles.arena, bytes.0, bytes.1)?);
-            let job = move |contexts: &mut Contexts| {
-                let mut run = || {
-                    let matmul = contexts.matmul(task.shape()?)?;
-                    matmul.set_weights(&slice)?;
-                    task.write(matmul.shape(), matmul.activations());
-                    let started = Instant::now();
-                    matmul.run()?;
-                    let time = started.elapsed();
-                    Ok::<_, RknnError>((task.read(matmul.shape(), matmul.results()), time))
-                };
-                run()
-            };
-            waiting.push(self.npu().on_core((index + turn) % cores, job)?);
-        }
+            self.npu().on_core((index + turn) % cores, move |contexts| task.run(contexts))
+        };
+        let waiting: Vec<_> = parts.iter().enumerate().map(start).collect();
+        // All are waited for, whatever one of them says.
+        let wait = |part: Result<Receiver<Result<_, _>>, _>| {
+            part?.recv().map_err(|_| RknnError::CoreLost)?
+        };
+        let found: Vec<Result<_, _>> = waiting.into_iter().map(wait).collect();
         let mut results = EngineResults::zeros(layout.engine(), count, n);
         let mut time = Duration::ZERO;
-        for (part, waiting) in parts.iter().zip(waiting) {
-            let (found, taken) = waiting.recv().map_err(|_| RknnError::CoreLost)??;
+        for (part, found) in parts.iter().zip(found) {
+            let (found, taken) = found?;
             results.put(part.channels.clone(), &found);
             time = time.max(taken);
         }
@@ -106,43 +97,28 @@ impl LoadedWeights {
     }
 }
 
-/// One core's part.
+/// One core's part. It does not hold the NPU, as those of linears do not.
 struct Task {
-    tiles: Tiles,
-    layout: TileLayout,
-    matrix: usize,
-    part: Part,
+    shape: Shape,
+    /// Channels without padding.
+    channels: usize,
+    tiles: Arc<Slice>,
     rows: Arc<EngineRows>,
-    m: usize,
 }
 
 impl Task {
-    /// Where its tiles begin in the arena, and how many bytes they have.
-    fn bytes(&self) -> (u64, u64) {
-        let panels = |row: usize| row / self.layout.engine().tile_n() * self.layout.panel_bytes();
-        let (start, end) = (panels(self.part.padded.start), panels(self.part.padded.end));
-        let bytes = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        let first = bytes(self.matrix * self.layout.bytes() + start);
-        (self.tiles.offset.saturating_add(first), bytes(end - start))
+    fn run(&self, contexts: &mut Contexts) -> Result<(EngineResults, Duration), RknnError> {
+        let matmul = contexts.matmul(self.shape)?;
+        matmul.set_weights(&self.tiles)?;
+        self.write(matmul.activations());
+        let started = Instant::now();
+        matmul.run()?;
+        let time = started.elapsed();
+        Ok((self.read(matmul.results()), time))
     }
 
-    fn shape(&self) -> Result<Shape, RknnError> {
-        let number = |value: usize| {
-            let tensor = || format!("a segment of {value} rows or columns");
-            u32::try_from(value).map_err(|_| RknnError::Unaddressable { tensor: tensor() })
-        };
-        let engine = self.layout.engine();
-        Ok(Shape {
-            m: number(self.m)?,
-            k: number(self.layout.k())?,
-            n: number(self.part.padded.len())?,
-            engine,
-            layout: Layout::of(engine),
-            domain: self.tiles.domain,
-        })
-    }
-
-    fn write(&self, shape: Shape, a: &mut [u8]) {
+    fn write(&self, a: &mut [u8]) {
+        let shape = self.shape;
         a.fill(0);
         match &*self.rows {
             EngineRows::Integers { values, k } => {
@@ -158,9 +134,9 @@ impl Task {
         }
     }
 
-    fn read(&self, shape: Shape, c: &[u8]) -> EngineResults {
-        let (engine, width) = (self.layout.engine(), self.part.channels.len());
-        let mut results = EngineResults::zeros(engine, self.rows.len(), width);
+    fn read(&self, c: &[u8]) -> EngineResults {
+        let (shape, width) = (self.shape, self.channels);
+        let mut results = EngineResults::zeros(shape.engine, self.rows.len(), width);
         for row in 0..self.rows.len() {
             for first in (0..width).step_by(GROUP) {
                 let channels = row * width + first..row * width + width.min(first + GROUP);

@@ -166,7 +166,8 @@ fn fill(
     arena: &mut [u8],
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Option<Vec<i32>>>, RknnError> {
-    let mut sums: Vec<Option<Vec<i32>>> = segments.iter().map(Wanted::no_sums).collect();
+    let sums = segments.iter().map(Wanted::no_sums);
+    let mut sums = sums.collect::<Result<Vec<_>, _>>()?;
     let mut pieces = Vec::new();
     let mut rest = arena;
     for (wanted, sums) in segments.iter().zip(&mut sums) {
@@ -203,12 +204,14 @@ fn fill(
 
 impl Wanted<'_> {
     /// Room for the sums of each row, if the input's integers have a zero point.
-    fn no_sums(&self) -> Option<Vec<i32>> {
-        let needed = self.linear.activation.is_asymmetric();
+    fn no_sums(&self) -> Result<Option<Vec<i32>>, RknnError> {
+        if !self.linear.activation.is_asymmetric() {
+            return Ok(None);
+        }
         let rows = self.linear.n_padded.checked_mul(self.linear.experts.unwrap_or(1));
-        // As many as the reader has found tiles for.
-        let rows = usize::try_from(rows?).ok()?;
-        needed.then(|| vec![0; rows])
+        let rows = rows.and_then(|rows| usize::try_from(rows).ok());
+        let too_large = || RknnError::Unaddressable { tensor: self.segment.tiles.clone() };
+        Ok(Some(vec![0; rows.ok_or_else(too_large)?]))
     }
 }
 
