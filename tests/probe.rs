@@ -5,22 +5,10 @@
 mod harness;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use harness::{convert, short_text, tessera, tiny_model};
+use harness::{convert, short_text, stand_in, tessera, tiny_model};
 use serde_json::{Value, json};
-
-/// The stand-in, which `cargo test --workspace` builds beside the tests.
-fn stand_in() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("examples/librknn_stand_in.so");
-    assert!(
-        path.exists(),
-        "no {}: cargo build -p tessera-runtime --example rknn_stand_in",
-        path.display()
-    );
-    path
-}
 
 /// Exit code, stdout and stderr, with variables that plant faults.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {

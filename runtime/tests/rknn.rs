@@ -2,28 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and may talk")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod rknn_support;
+
+use std::path::Path;
 use std::sync::Arc;
 
 use half::f16;
+use rknn_support::{stand_in, with_faults};
 use tessera_formats::npu::Engine;
 use tessera_formats::npu::tiles::{self, TileLayout};
 use tessera_runtime::rknn::{
     Arena, Core, Kind, Layout, Library, Matmul, Operand, RknnError, Shape, Slice, open, versions,
 };
-
-/// The stand-in, which `cargo test` builds beside the tests unless it is told to build one test alone.
-fn stand_in() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("examples/librknn_stand_in.so");
-    assert!(
-        path.exists(),
-        "no {}: cargo build -p tessera-runtime --example rknn_stand_in",
-        path.display()
-    );
-    path
-}
 
 fn library() -> Arc<Library> {
     Arc::new(Library::open(&stand_in()).unwrap())
@@ -274,23 +264,6 @@ fn a_library_is_opened_for_what_it_drives() {
     std::fs::write(&path, "librknnrt version: 2.3.2 (429f97ae6b@2025-04-09T09:09:27)").unwrap();
     let error = open(Kind::StandIn, Some(&path)).unwrap_err().to_string();
     assert!(error.contains("is the vendor's library"), "{error}");
-}
-
-/// What one of the tests below says in a process of its own, with variables that plant faults. Where cargo runs
-/// tests through an emulator, so is this.
-fn with_faults(test: &str, variables: &[(&str, &str)]) -> String {
-    let emulator = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER");
-    let emulator = emulator.ok().filter(|_| cfg!(target_arch = "aarch64")).unwrap_or_default();
-    let myself = std::env::current_exe().unwrap();
-    let mut words: Vec<_> =
-        emulator.split_whitespace().map(PathBuf::from).chain([myself]).collect();
-    let output = Command::new(words.remove(0))
-        .args(words)
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
 }
 
 #[test]

@@ -2,41 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and may talk")]
 
-use std::path::PathBuf;
-use std::process::Command;
+mod rknn_support;
+
 use std::sync::Arc;
 
+use rknn_support::{stand_in, with_faults};
 use tessera_formats::npu::Engine;
 use tessera_runtime::rknn::check::{Cause, self_test};
 use tessera_runtime::rknn::{Kind, Library, open};
 
-/// The stand-in, which `cargo test` builds beside the tests unless it is told to build one test alone.
 fn library() -> Arc<Library> {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("examples/librknn_stand_in.so");
-    assert!(
-        path.exists(),
-        "no {}: cargo build -p tessera-runtime --example rknn_stand_in",
-        path.display()
-    );
-    open(Kind::StandIn, Some(&path)).unwrap().0
-}
-
-/// What the test below says in a process of its own, with variables that plant faults. Where cargo runs tests through
-/// an emulator, so is this.
-fn with_faults(variables: &[(&str, &str)]) -> String {
-    let emulator = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER");
-    let emulator = emulator.ok().filter(|_| cfg!(target_arch = "aarch64")).unwrap_or_default();
-    let myself = std::env::current_exe().unwrap();
-    let mut words: Vec<_> =
-        emulator.split_whitespace().map(PathBuf::from).chain([myself]).collect();
-    let output = Command::new(words.remove(0))
-        .args(words)
-        .args(["--exact", "faulty", "--ignored", "--nocapture"])
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    open(Kind::StandIn, Some(&stand_in())).unwrap().0
 }
 
 #[test]
@@ -119,7 +95,7 @@ fn planted_faults_are_told_with_their_cause() {
             "",
         ),
     ] {
-        let said = with_faults(&variables);
+        let said = with_faults("faulty", &variables);
         assert!(said.contains(&found), "{variables:?}: expected {found} {said}");
         assert!(said.contains(words), "{variables:?}: {said}");
     }
