@@ -1,27 +1,19 @@
 //! A file written under a temporary name, then moved to its place in one step.
 
-use std::fs::{File, Permissions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, anyhow, ensure};
-use tempfile::NamedTempFile;
+use tessera_formats::temporary::{PlaceError, TemporaryFile};
 
-/// The folder that a file stands in.
-pub fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
+use crate::space;
 
 /// A file under a temporary name beside its place. Dropped before [`NewFile::persist`], it leaves
 /// nothing behind.
 pub struct NewFile {
     path: PathBuf,
-    file: NamedTempFile,
+    file: TemporaryFile,
     written: AtomicU64,
 }
 
@@ -29,12 +21,8 @@ impl NewFile {
     /// Begins the file of `bytes` bytes, all zero, that will stand at `path`.
     pub fn create(path: &Path, bytes: u64) -> anyhow::Result<Self> {
         let context = || format!("cannot create a file beside `{}`", path.display());
-        let file = tempfile::Builder::new()
-            .prefix(".tessera-")
-            .suffix(".part")
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder(path))
-            .with_context(context)?;
+        space::check(path, bytes)?;
+        let file = TemporaryFile::beside(path).with_context(context)?;
         file.as_file().set_len(bytes).with_context(context)?;
         Ok(NewFile { path: path.to_owned(), file, written: AtomicU64::new(0) })
     }
@@ -57,22 +45,14 @@ impl NewFile {
             "`{}`: {written} bytes were written, not {expected}",
             path.display(),
         );
-        let context = || format!("cannot write `{}`", path.display());
-        self.file.as_file().sync_all().with_context(context)?;
-        let file = self.file.into_temp_path();
-        let placed = if force { file.persist(&path) } else { file.persist_noclobber(&path) };
-        placed.map_err(|failure| match failure.error.kind() {
-            ErrorKind::AlreadyExists => {
+        self.file.place(&path, force).map_err(|error| match error {
+            PlaceError::Exists { path } => {
                 anyhow!(
                     "`{}` exists: choose another name, or `--force` to replace it",
                     path.display()
                 )
             }
-            _ => anyhow!(failure.error).context(format!("cannot rename to `{}`", path.display())),
-        })?;
-        let folder = folder(&path);
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .with_context(|| format!("cannot sync `{}`", folder.display()))
+            other => other.into(),
+        })
     }
 }

@@ -6,3 +6,4 @@ pub mod gguf;
 pub mod npu;
 pub mod pack;
 mod shard_name;
+pub mod temporary;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use tessera_formats::gguf::Gguf;
+use tessera_formats::temporary;
 
 use super::Request;
 
@@ -49,10 +50,7 @@ pub fn check_name(output: &Path) -> anyhow::Result<()> {
         "the output `{}` must be called NAME.safetensors",
         output.display(),
     );
-    let folder = match output.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = temporary::folder(output);
     ensure!(folder.is_dir(), "the folder `{}` does not exist", folder.display());
     Ok(())
 }

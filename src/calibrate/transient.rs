@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tempfile::TempDir;
 use tessera_formats::npu::Target;
+use tessera_formats::temporary::TemporaryFolder;
 
 use super::{Request, calibrate};
 use crate::convert::budget::Budget;
@@ -44,7 +44,7 @@ pub struct Transient {
     pub path: PathBuf,
     /// What the user should know.
     pub warnings: Vec<String>,
-    _folder: TempDir,
+    _folder: TemporaryFolder,
 }
 
 /// The texts that are meant: none for the one that is carried.
@@ -57,15 +57,8 @@ pub fn texts(dataset: &[PathBuf]) -> &[PathBuf] {
 
 /// Observes a model, with Hessians.
 pub fn observe(observation: &Observation<'_>) -> anyhow::Result<Transient> {
-    let folder = match observation.beside.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let folder = tempfile::Builder::new()
-        .prefix(".tessera-")
-        .suffix(".part")
-        .tempdir_in(folder)
-        .with_context(|| format!("a folder for statistics in `{}`", folder.display()))?;
+    let folder = TemporaryFolder::beside(observation.beside)
+        .with_context(|| format!("a folder beside `{}`", observation.beside.display()))?;
     let path = folder.path().join("statistics.safetensors");
     let opening =
         Opening::of_files(observation.target.clone(), observation.seed, observation.budget);

@@ -5,8 +5,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+use tessera_formats::temporary;
 
-use crate::new_file::{self, NewFile};
+use crate::new_file::NewFile;
 
 /// Puts `files`, each a name and its content, into `folder`, which is made where it is missing. A file
 /// that is there with the same content stays as it is; one with another is replaced only with `force`.
@@ -30,7 +31,7 @@ fn make(folder: &Path) -> anyhow::Result<bool> {
             Ok(false)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("the folder `{}` does not exist", new_file::folder(folder).display())
+            bail!("the folder `{}` does not exist", temporary::folder(folder).display())
         }
         Err(error) => {
             Err(error).with_context(|| format!("cannot make the folder `{}`", folder.display()))

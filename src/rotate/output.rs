@@ -7,8 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use tessera_formats::gguf::Gguf;
-
-use crate::new_file::folder;
+use tessera_formats::temporary::folder;
 
 /// Refuses an output that cannot be a model, that is an input, or that exists.
 pub fn check(output: &Path, gguf: &Gguf, force: bool) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tessera_calibration::statistics::{DataSource, FileDigest};
 use tessera_formats::escape::Escaped;
 use tessera_formats::npu::{Scheme, Work};
+use tessera_formats::temporary::TemporaryFile;
 
 use crate::convert::roles;
 use crate::options::SchemeChoice;
@@ -368,20 +369,10 @@ impl Sensitivities {
     /// If the folder or the file cannot be written.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         let context = || format!("`{}`", path.display());
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut file = tempfile::Builder::new()
-            .prefix(".tessera-")
-            .suffix(".part")
-            .tempfile_in(folder)
-            .with_context(context)?;
+        let mut file = TemporaryFile::beside(path).with_context(context)?;
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
         file.write_all(text.as_bytes()).with_context(context)?;
-        file.as_file().sync_all().with_context(context)?;
-        file.persist(path).map_err(|error| error.error).with_context(context)?;
-        Ok(())
+        Ok(file.place(path, true)?)
     }
 }

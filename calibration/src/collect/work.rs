@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use tessera_formats::temporary;
 
 use super::{CollectError, Collection};
 
@@ -228,10 +229,7 @@ fn names(folder: &Path) -> Result<Vec<String>, CollectError> {
 /// Renames a file that is synced, and syncs the folder that it comes to stand in.
 pub(super) fn replace(from: &Path, to: &Path) -> Result<(), CollectError> {
     fs::rename(from, to).map_err(CollectError::io("rename to", to))?;
-    let folder = match to.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = temporary::folder(to);
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(CollectError::io("sync", folder))
 }

@@ -1,9 +1,10 @@
 //! What can be wrong with statistics.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use tessera_formats::escape::Escaped;
+use tessera_formats::temporary::PlaceError;
 use thiserror::Error;
 
 /// Why statistics cannot be taken, written, read or merged.
@@ -241,6 +242,15 @@ impl StatisticsError {
             }
             _ => return None,
         })
+    }
+
+    pub(super) fn place(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Exists { path } => {
+                Self::io("replace", &path)(ErrorKind::AlreadyExists.into())
+            }
+            PlaceError::Io { action, path, source } => Self::Io { action, path, source },
+        }
     }
 
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

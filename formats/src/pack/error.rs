@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::escape::Escaped;
+use crate::temporary::PlaceError;
 
 /// Why a pack was not read or written. Every variant that concerns a file names it.
 #[derive(Debug, thiserror::Error)]
@@ -258,6 +259,14 @@ pub enum PackError {
         /// What differs.
         field: &'static str,
     },
+    /// Bytes that are not those that were written.
+    #[error("the {what} of `{}` does not have the recorded SHA-256", shown(.path))]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// `header`, or a tensor.
+        what: String,
+    },
     /// A tensor larger than the caller is prepared to hold.
     #[error("tensor `{}` in `{}` has {bytes} bytes, limit {limit}", Escaped(.tensor), shown(.path))]
     TooLarge {
@@ -311,6 +320,15 @@ impl PackError {
     }
 }
 
+impl From<PlaceError> for PackError {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Exists { path } => PackError::Exists { path },
+            PlaceError::Io { action, path, source } => PackError::Io { action, path, source },
+        }
+    }
+}
+
 /// A path, escaped: file names come from strangers too.
 fn shown(path: &Path) -> String {
     Escaped(&path.to_string_lossy()).to_string()
@@ -328,6 +346,7 @@ mod tests {
             PackError::Header { path: path(), reason: name() },
             PackError::Manifest { path: path(), reason: name() },
             PackError::Unreferenced { path: path(), tensor: name() },
+            PackError::Digest { path: path(), what: format!("tensor `{}`", Escaped(&name())) },
             PackError::FileName { path: path(), name: name() },
             PackError::Field {
                 path: path(),

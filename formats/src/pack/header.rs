@@ -9,6 +9,7 @@ use safetensors::tensor::Metadata;
 use serde::de::{self, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
 
 use super::error::PackError;
 use super::manifest::{FORMAT, Manifest, VERSION_MAJOR, VERSION_MINOR};
@@ -111,6 +112,11 @@ struct Raw {
     dtype: Dtype,
     shape: Vec<u64>,
     data_offsets: (u64, u64),
+}
+
+/// SHA-256 of a header as it stands in a file, hexadecimal.
+pub(super) fn digest(header: &[u8]) -> String {
+    Sha256::digest(header).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A parsed header.

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::error::PackError;
 use super::header::LONGEST_HEADER;
 use super::names;
-use super::writer::{FinishedShard, place, temporary_beside};
+use super::writer::FinishedShard;
+use crate::temporary::TemporaryFile;
 
 /// An index: which file holds which tensor.
 #[derive(Serialize, Deserialize)]
@@ -83,11 +84,10 @@ pub fn write_index(
     let mut json = serde_json::to_vec_pretty(&index)
         .map_err(|error| PackError::Manifest { path: path.clone(), reason: error.to_string() })?;
     json.push(b'\n');
-    let mut file = temporary_beside(&path)?;
-    file.write_all(&json)
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(PackError::io("write", &path))?;
-    place(file.into_temp_path(), &path, force)?;
+    let mut file =
+        TemporaryFile::beside(&path).map_err(PackError::io("create a file beside", &path))?;
+    file.write_all(&json).map_err(PackError::io("write", &path))?;
+    file.place(&path, force)?;
     Ok(path)
 }
 

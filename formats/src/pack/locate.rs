@@ -8,7 +8,7 @@ use super::error::PackError;
 use super::index::{Index, file_name, read_index};
 use super::manifest::Shard;
 use super::names;
-use super::writer::folder;
+use crate::temporary::folder;
 
 /// What a path means.
 pub(super) enum Located {

@@ -13,6 +13,7 @@ mod locate;
 pub mod manifest;
 pub mod names;
 mod reader;
+mod reopen;
 mod writer;
 
 pub use error::PackError;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +54,11 @@ impl ShardFile {
     /// Its length.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The open file.
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Where its data section begins.
@@ -282,18 +288,9 @@ impl PackReader {
 
     /// SHA-256 of a tensor's bytes, lower-case hexadecimal.
     pub fn hash_tensor(&self, name: &str) -> Result<String, PackError> {
-        let (tensor, _) = self.find(name)?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; CHUNK_BYTES];
-        let mut offset = 0;
-        while offset < tensor.bytes {
-            let rest = usize::try_from(tensor.bytes - offset).unwrap_or(usize::MAX);
-            let (chunk, _) = buffer.split_at_mut(rest.min(CHUNK_BYTES));
-            self.read_tensor_at(name, offset, chunk)?;
-            hash.update(&*chunk);
-            offset += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-        }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        let (tensor, shard) = self.find(name)?;
+        hash_range(&shard.file, tensor.offset, tensor.bytes)
+            .map_err(PackError::io("read", &shard.path))
     }
 
     fn find(&self, name: &str) -> Result<(&TensorInfo, &ShardFile), PackError> {
@@ -318,12 +315,28 @@ pub fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     }
 }
 
+/// SHA-256 of `bytes` bytes from `offset` on, lower-case hexadecimal.
+pub(super) fn hash_range(file: &File, mut offset: u64, mut bytes: u64) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; CHUNK_BYTES.min(usize::try_from(bytes).unwrap_or(CHUNK_BYTES))];
+    while bytes > 0 {
+        let rest = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let (chunk, _) = buffer.split_at_mut(rest.min(CHUNK_BYTES));
+        file.read_exact_at(chunk, offset)?;
+        hash.update(&*chunk);
+        let read = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        offset += read;
+        bytes -= read;
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 fn open_all(paths: &[PathBuf]) -> Result<Vec<(ShardFile, Vec<TensorEntry>)>, PackError> {
     paths.iter().map(|path| open_shard(path)).collect()
 }
 
 /// Opens one file and checks its header against its manifest.
-fn open_shard(path: &Path) -> Result<(ShardFile, Vec<TensorEntry>), PackError> {
+pub(super) fn open_shard(path: &Path) -> Result<(ShardFile, Vec<TensorEntry>), PackError> {
     let io = |action| PackError::io(action, path);
     // Asked before opening too: opening a pipe waits for its writer.
     let is_file = fs::metadata(path).map_err(io("open"))?.is_file();

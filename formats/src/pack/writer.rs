@@ -1,14 +1,11 @@
 //! Writing one shard: a streaming safetensors writer in constant memory.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use safetensors::Dtype;
-use tempfile::{NamedTempFile, TempPath};
 
 use super::agree;
 use super::check;
@@ -16,6 +13,7 @@ use super::error::PackError;
 use super::header::{self, DATA_ALIGNMENT, LENGTH_BYTES, LONGEST_HEADER, TensorEntry};
 use super::manifest::Manifest;
 use super::names;
+use crate::temporary::{TemporaryFile, relocate};
 
 /// Writes one shard into a temporary file beside its final place. Dropped before
 /// [`SealedShard::persist`], it leaves nothing behind.
@@ -26,7 +24,7 @@ use super::names;
 #[derive(Debug)]
 pub struct ShardWriter {
     path: PathBuf,
-    file: NamedTempFile,
+    file: TemporaryFile,
     data_start: u64,
     allocated: u64,
     written: AtomicU64,
@@ -54,7 +52,8 @@ impl ShardWriter {
                 needed: header_reserve,
                 reserved: LONGEST_HEADER,
             })?;
-        let file = temporary_beside(path)?;
+        let file =
+            TemporaryFile::beside(path).map_err(PackError::io("create a file beside", path))?;
         Ok(ShardWriter {
             path: path.to_owned(),
             file,
@@ -155,7 +154,7 @@ impl ShardWriter {
     }
 
     /// Completes the file: checks that tensors cover the data without hole or overlap and are
-    /// what the manifest says, writes the header and syncs. The shard stands nowhere yet; several
+    /// what the manifest says, writes the header. The shard stands nowhere yet; several
     /// can be sealed first and persisted together.
     pub fn seal(mut self, manifest: &Manifest) -> Result<SealedShard, PackError> {
         self.tensors.sort_by_key(|tensor| (tensor.begin, tensor.end));
@@ -193,11 +192,10 @@ impl ShardWriter {
         file.write_all_at(&reserved.to_le_bytes(), 0)
             .and_then(|()| file.write_all_at(&header, LENGTH_BYTES))
             .and_then(|()| file.set_len(bytes))
-            .and_then(|()| file.sync_all())
             .map_err(PackError::io("write", &self.path))?;
-        // Closed: a pack may have more files than a process may have open.
-        let file = self.file.into_temp_path();
-        Ok(SealedShard { path: self.path, file, bytes, tensors: self.tensors })
+        let header_sha256 = header::digest(&header);
+        let shard = FinishedShard { path: self.path, bytes, header_sha256, tensors: self.tensors };
+        Ok(SealedShard { file: self.file, shard })
     }
 
     /// [`Self::seal`], then [`SealedShard::persist`] without replacing anything.
@@ -249,63 +247,49 @@ impl ShardWriter {
 /// A complete shard that does not stand in its place yet. Dropped, it is gone.
 #[derive(Debug)]
 pub struct SealedShard {
-    path: PathBuf,
-    file: TempPath,
-    bytes: u64,
-    tensors: Vec<TensorEntry>,
+    file: TemporaryFile,
+    shard: FinishedShard,
 }
 
 impl SealedShard {
+    /// SHA-256 of its header, hexadecimal.
+    pub fn header_sha256(&self) -> &str {
+        &self.shard.header_sha256
+    }
+
     /// Moves the shard to its place in one step and syncs the folder. What stands there is
     /// replaced only with `force`.
     pub fn persist(self, force: bool) -> Result<FinishedShard, PackError> {
-        place(self.file, &self.path, force)?;
-        Ok(FinishedShard { path: self.path, bytes: self.bytes, tensors: self.tensors })
+        self.file.place(&self.shard.path, force)?;
+        Ok(self.shard)
+    }
+
+    /// The same to another place of the same file system, where it waits for the other shards.
+    pub fn set_aside(mut self, path: &Path) -> Result<FinishedShard, PackError> {
+        self.shard.path = path.to_owned();
+        self.persist(true)
     }
 }
 
-/// A shard that stands in its place.
+/// A shard that stands somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedShard {
     /// The file.
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
+    /// SHA-256 of its header, hexadecimal. The header has those of all tensors.
+    pub header_sha256: String,
     /// Its tensors, in data order.
     pub tensors: Vec<TensorEntry>,
 }
 
-/// A temporary file in the folder of `path`, with the permissions that the user's umask gives
-/// any file. Its name does not derive from `path`, which may be as long as the system allows.
-pub(super) fn temporary_beside(path: &Path) -> Result<NamedTempFile, PackError> {
-    use std::os::unix::fs::PermissionsExt;
-
-    tempfile::Builder::new()
-        .prefix(".tessera-")
-        .suffix(".part")
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder(path))
-        .map_err(PackError::io("create a file beside", path))
-}
-
-/// Renames a temporary file to `path` and makes the rename durable.
-pub(super) fn place(file: TempPath, path: &Path, force: bool) -> Result<(), PackError> {
-    let placed = if force { file.persist(path) } else { file.persist_noclobber(path) };
-    placed.map_err(|failure| {
-        if failure.error.kind() == io::ErrorKind::AlreadyExists {
-            PackError::Exists { path: path.to_owned() }
-        } else {
-            PackError::io("rename to", path)(failure.error)
-        }
-    })?;
-    let folder = folder(path);
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(PackError::io("sync", folder))
-}
-
-/// The folder of a file.
-pub(super) fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+impl FinishedShard {
+    /// Moves the shard to another place of the same file system in one step. What stands there is
+    /// replaced only with `force`; on an error it stays where it was.
+    pub fn move_to(&mut self, path: &Path, force: bool) -> Result<(), PackError> {
+        relocate(&self.path, path, force)?;
+        self.path = path.to_owned();
+        Ok(())
     }
 }

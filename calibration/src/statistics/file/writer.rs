@@ -1,10 +1,9 @@
 //! Writing statistics, one input at a time.
 
-use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tessera_formats::temporary::TemporaryFile;
 
 use super::layout::{Head, LENGTH_BYTES, Layout, Part};
 use crate::clip::TensorStatistics;
@@ -17,7 +16,7 @@ const CHUNK: usize = 1 << 18;
 /// Writes a file whose header is known, into a temporary file beside its place.
 pub(in crate::statistics) struct Writer<'a> {
     path: PathBuf,
-    file: NamedTempFile,
+    file: TemporaryFile,
     heads: &'a [Head],
     layout: Layout,
     written: usize,
@@ -31,11 +30,7 @@ impl<'a> Writer<'a> {
         heads: &'a [Head],
     ) -> Result<Self, StatisticsError> {
         let layout = Layout::new(path, provenance, heads)?;
-        let file = tempfile::Builder::new()
-            .prefix(".tessera-")
-            .suffix(".part")
-            .permissions(fs::Permissions::from_mode(0o666))
-            .tempfile_in(folder(path))
+        let file = TemporaryFile::beside(path)
             .map_err(StatisticsError::io("create a file beside", path))?;
         Ok(Writer { path: path.to_owned(), file, heads, layout, written: 0 })
     }
@@ -130,21 +125,7 @@ impl<'a> Writer<'a> {
             .write_all_at(&length.to_le_bytes(), 0)
             .and_then(|()| target.write_all_at(&layout.header, LENGTH_BYTES))
             .and_then(|()| target.set_len(layout.bytes))
-            .and_then(|()| target.sync_all())
             .map_err(StatisticsError::io("write", &path))?;
-        file.persist(&path)
-            .map_err(|failure| StatisticsError::io("rename to", &path)(failure.error))?;
-        let folder = folder(&path);
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(StatisticsError::io("sync", folder))
-    }
-}
-
-/// The folder of a file.
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+        file.place(&path, true).map_err(StatisticsError::place)
     }
 }

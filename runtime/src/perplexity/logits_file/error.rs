@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use tessera_formats::escape::{Escaped, escaped};
+use tessera_formats::temporary::PlaceError;
 use thiserror::Error;
 
 /// Why a logits file was not read or written. Every variant names the file.
@@ -131,6 +132,15 @@ pub enum LogitsFileError {
 impl LogitsFileError {
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| LogitsFileError::Io { action, path: path.to_owned(), source }
+    }
+}
+
+impl From<PlaceError> for LogitsFileError {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Exists { path } => LogitsFileError::Exists { path },
+            PlaceError::Io { action, path, source } => LogitsFileError::Io { action, path, source },
+        }
     }
 }
 

@@ -1,11 +1,9 @@
 //! Writes a logits file, row by row, under a temporary name until it is complete.
 
-use std::fs::{File, Permissions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tessera_formats::temporary::TemporaryFile;
 
 use super::{LogitsFileError, MAGIC, StoredRow, rows_per_chunk};
 use crate::perplexity::Chunks;
@@ -14,7 +12,7 @@ use crate::perplexity::Chunks;
 #[derive(Debug)]
 pub struct LogitsFileWriter {
     path: PathBuf,
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<TemporaryFile>,
     vocabulary: usize,
     expected: u64,
     written: u64,
@@ -47,11 +45,7 @@ impl LogitsFileWriter {
         let mut header = MAGIC.to_vec();
         header.extend(counts.into_iter().flat_map(i32::to_le_bytes));
         header.extend(chunks.tokens().iter().flat_map(|token| token.to_le_bytes()));
-        let file = tempfile::Builder::new()
-            .prefix(".tessera-")
-            .suffix(".part")
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder(path))
+        let file = TemporaryFile::beside(path)
             .map_err(LogitsFileError::io("create a file beside", path))?;
         let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&header).map_err(LogitsFileError::io("write", path))?;
@@ -103,27 +97,6 @@ impl LogitsFileWriter {
             .file
             .into_inner()
             .map_err(|failure| LogitsFileError::io("write", path)(failure.into_error()))?;
-        file.as_file().sync_all().map_err(LogitsFileError::io("write", path))?;
-        let file = file.into_temp_path();
-        let placed = if force { file.persist(path) } else { file.persist_noclobber(path) };
-        placed.map_err(|failure| {
-            if failure.error.kind() == io::ErrorKind::AlreadyExists {
-                LogitsFileError::Exists { path: path.clone() }
-            } else {
-                LogitsFileError::io("rename to", path)(failure.error)
-            }
-        })?;
-        let folder = folder(path);
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(LogitsFileError::io("sync", folder))
-    }
-}
-
-/// The folder of a file.
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+        Ok(file.place(path, force)?)
     }
 }
