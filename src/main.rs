@@ -13,6 +13,7 @@ mod eval;
 mod exit;
 mod hash;
 mod inspect;
+mod interrupt;
 mod models;
 mod new_file;
 mod options;
@@ -23,6 +24,7 @@ mod report;
 mod rotate;
 mod sensitivity;
 mod size;
+mod space;
 mod table;
 mod talk;
 mod validate;
@@ -35,5 +37,6 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
+    interrupt::clean_up_when_interrupted();
     exit::report(commands::run(arguments.command))
 }
