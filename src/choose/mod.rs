@@ -7,14 +7,13 @@ pub mod pin;
 mod search;
 mod texts;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use tempfile::TempDir;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Rates;
+use tessera_formats::temporary::{self, TemporaryFolder};
 use tessera_runtime::decoder::Decoder;
 use tessera_runtime::perplexity::{self, Chunks, Evaluation, Participant, Reference};
 
@@ -115,7 +114,7 @@ impl Choice {
 
 /// A pack that was made and measured, in a folder beside its place.
 struct Trial {
-    folder: TempDir,
+    folder: TemporaryFolder,
     observed: Transient,
     summary: Summary,
     chosen: Chosen,
@@ -262,10 +261,7 @@ fn attempt(
     let conversion = &request.conversion;
     let recipe = conversion.recipe.clone().with_schemes(&chosen.schemes)?.with_statistics(true);
     let observed = observe(&observation(request, texts, Some(&recipe)))?;
-    let folder = tempfile::Builder::new()
-        .prefix(".tessera-")
-        .suffix(".part")
-        .tempdir_in(parent(conversion.output))
+    let folder = TemporaryFolder::beside(conversion.output)
         .with_context(|| format!("a folder beside `{}`", conversion.output.display()))?;
     let name = conversion.output.file_name().context("the output has no name")?;
     let pack = folder.path().join(name);
@@ -280,6 +276,7 @@ fn attempt(
         shard_size: conversion.shard_size,
         dry_run: false,
         force: false,
+        resume: false,
     })?;
     let written = summary.output.first().map_or(pack.as_path(), Path::new);
     let specs = [spec(written, None)];
@@ -422,26 +419,19 @@ fn sensitivities(
 /// Moves the files of a pack from the folder where they were made to where they belong.
 fn put_in_place(request: &Request<'_>, trial: Trial) -> anyhow::Result<Summary> {
     let Trial { folder, mut summary, .. } = trial;
-    let place = parent(request.conversion.output);
-    let entries = fs::read_dir(folder.path())
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| format!("`{}`", folder.path().display()))?;
-    for entry in entries {
-        let to = place.join(entry.file_name());
-        fs::rename(entry.path(), &to).with_context(|| format!("`{}`", to.display()))?;
-    }
+    let place = temporary::folder(request.conversion.output);
+    // The index, where there is one, is the last.
     for output in &mut summary.output {
-        let name = Path::new(&*output).file_name().unwrap_or_default();
-        *output = place.join(name).display().to_string();
+        let from = folder.path().join(Path::new(&*output).file_name().unwrap_or_default());
+        let to = place.join(from.file_name().unwrap_or_default());
+        temporary::relocate(&from, &to, request.conversion.force)?;
+        *output = to.display().to_string();
+    }
+    if request.conversion.force {
+        let written: Vec<_> = summary.output.iter().map(PathBuf::from).collect();
+        convert::remove_replaced(request.conversion.output, &written)?;
     }
     Ok(summary)
-}
-
-fn parent(output: &Path) -> &Path {
-    match output.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 /// Calibration on the text's first part.

@@ -29,6 +29,7 @@ Examples:
   tessera convert model.gguf -o model.safetensors
   tessera convert model.gguf -o model.safetensors --scheme w4a8 --memory-budget 1G
   tessera convert model.gguf -o model.safetensors --recipe mixed.toml --shard-size 2G
+  tessera convert model.gguf -o model.safetensors --shard-size 2G --resume     after an interruption
   tessera convert model.gguf -o model.safetensors --scheme w4a4 --dry-run --json")]
 pub struct ConvertArguments {
     /// GGUF file (the first of a split)
@@ -165,4 +166,9 @@ pub struct ConvertArguments {
     /// Replace an existing pack
     #[arg(long)]
     pub force: bool,
+
+    /// Go on with the files that an interrupted conversion finished, if there are any; a pack of one file
+    /// is begun anew
+    #[arg(long, conflicts_with = "goal")]
+    pub resume: bool,
 }

@@ -37,6 +37,7 @@ pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Verdict> {
         shard_size: arguments.shard_size,
         dry_run: arguments.dry_run,
         force: arguments.force,
+        resume: arguments.resume,
     };
     if let Some(goal) = goal(arguments)? {
         return choose_and_convert(arguments, request, goal);

@@ -10,6 +10,7 @@ pub mod linear;
 mod observed;
 mod output;
 mod panel;
+mod partial;
 pub mod plan;
 pub mod quantizer;
 pub mod roles;
@@ -32,6 +33,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::{Gguf, Shard, Value};
 use tessera_formats::npu::{Engine, Target};
+use tessera_formats::pack;
 use tessera_formats::pack::manifest::{
     FORMAT, Manifest, Model, Source, Tool, VERSION_MAJOR, VERSION_MINOR,
 };
@@ -39,7 +41,8 @@ use tessera_runtime::golden::GoldenInputs;
 
 use self::budget::Budget;
 use self::calibration::Calibration;
-pub use self::output::recorded_name;
+pub use self::output::{recorded_name, remove_replaced};
+use self::partial::{PartialPack, Run};
 use self::plan::{InputEqualization, Plan};
 use self::quantizer::Quantizer;
 use self::summary::{CarriedSummary, SchemeSummary, Summary, Worst};
@@ -49,6 +52,7 @@ use crate::hash::{hash_file, hex};
 use crate::progress::{self, Progress};
 use crate::recipe::Recipe;
 use crate::size;
+use crate::space;
 
 /// What is to be converted, and how.
 pub struct Request<'a> {
@@ -72,6 +76,8 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// Whether an existing pack is replaced.
     pub force: bool,
+    /// Whether to go on with the shards that an interrupted conversion finished.
+    pub resume: bool,
 }
 
 /// Converts; on an error nothing stands under the pack's name.
@@ -151,7 +157,14 @@ fn write(
     let common = Manifest { calibration: calibrated, ..common_manifest(request, gguf, plan)? };
     let shards = shards::divide(plan, gguf, &common, request.shard_size)?;
     let paths = shards::paths(request.output, shards.len())?;
-    output::check_files(request, gguf, &paths)?;
+    let partial =
+        PartialPack::open(request.output, &paths, Run::new(&common, &shards)?, request.resume)?;
+    let placed = partial.placed()?;
+    output::check_files(request, gguf, &paths, &placed)?;
+    if placed.len() < paths.len() {
+        output::check_files(request, gguf, &[pack::index_path(request.output)?], &[])?;
+    }
+    check_space(request, &shards, placed.len())?;
     let golden = plan.golden_columns().map(|columns| GoldenInputs::new(request.seed, columns));
     let progress = Progress::start("converting", work(gguf, plan));
     let pool = rayon::ThreadPoolBuilder::new()
@@ -175,7 +188,7 @@ fn write(
             force: request.force,
         };
         let result = pool.install(|| {
-            conversion.run(&shards, &paths, common, || {
+            conversion.run(&shards, &paths, common, partial, || {
                 hashes.join().map_err(|_| anyhow!("the hashing thread panicked"))?
             })
         });
@@ -184,7 +197,17 @@ fn write(
         result
     });
     progress.finish();
-    result
+    result.map_err(|error| partial::kept(request.output, error))
+}
+
+/// Refuses to begin what the disk has no room for.
+fn check_space(
+    request: &Request<'_>,
+    shards: &[shards::ShardPlan],
+    finished: usize,
+) -> anyhow::Result<()> {
+    let bytes = shards.iter().skip(finished).map(|shard| shard.header_reserve + shard.data_bytes);
+    space::check(request.output, bytes.sum())
 }
 
 /// The part of the manifest that all shards share, with digests still to be filled in.

@@ -9,8 +9,9 @@ use anyhow::{Context, bail, ensure};
 use tessera_formats::escape::Escaped;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::pack;
+use tessera_formats::temporary;
 
-use super::Request;
+use super::{Request, partial};
 
 /// Refuses an output that cannot be a pack, that is an input, or that exists.
 pub fn check(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
@@ -26,17 +27,23 @@ pub fn check(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
         "the output `{}` has a name that is not UTF-8, as names of packs are",
         output.display(),
     );
-    let folder = match output.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = temporary::folder(output);
     ensure!(folder.is_dir(), "the folder `{}` does not exist", folder.display());
-    check_files(request, gguf, &[output.to_owned(), pack::index_path(output)?])
+    // The index of an interrupted run is looked at when it is known what else of it stands.
+    let index = (!partial::exists(output)).then(|| pack::index_path(output)).transpose()?;
+    let paths: Vec<_> = [output.to_owned()].into_iter().chain(index).collect();
+    check_files(request, gguf, &paths, &[])
 }
 
-/// Refuses files of a pack that cannot be written, that are an input, or that exist.
-pub fn check_files(request: &Request<'_>, gguf: &Gguf, paths: &[PathBuf]) -> anyhow::Result<()> {
-    for path in paths {
+/// Refuses files of a pack that cannot be written, that are an input, or that exist but for those that
+/// an interrupted run put in their places.
+pub fn check_files(
+    request: &Request<'_>,
+    gguf: &Gguf,
+    paths: &[PathBuf],
+    placed: &[&Path],
+) -> anyhow::Result<()> {
+    for path in paths.iter().filter(|path| !placed.contains(&path.as_path())) {
         match path.symlink_metadata() {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => continue,

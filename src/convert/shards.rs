@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::pack::manifest::{Input, Manifest, Shard};
 use tessera_formats::pack::{self, PackError, names};
@@ -12,7 +13,7 @@ use super::entries;
 use super::plan::Plan;
 
 /// What stands in one file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ShardPlan {
     /// Indices of the plan's linears.
     pub linears: Vec<usize>,
@@ -22,6 +23,8 @@ pub struct ShardPlan {
     pub carried: Vec<usize>,
     /// Bytes kept for the header.
     pub header_reserve: u64,
+    /// Bytes that the rest takes at most.
+    pub data_bytes: u64,
 }
 
 /// Divides the plan into shards of at most `limit` bytes, in the order in which tensors are
@@ -146,8 +149,9 @@ impl<'a> Division<'a> {
     }
 
     fn close(&mut self) {
-        let header = self.header;
+        let (header, bytes) = (self.header, self.bytes);
         self.last().header_reserve = header;
+        self.last().data_bytes = bytes;
     }
 
     fn last(&mut self) -> &mut ShardPlan {
@@ -162,7 +166,7 @@ impl<'a> Division<'a> {
 }
 
 /// Bytes that a value takes in the manifest, which is JSON in a JSON string, with its comma.
-fn escaped_length(value: &impl serde::Serialize) -> u64 {
+fn escaped_length(value: &impl Serialize) -> u64 {
     let escaped = serde_json::to_string(value).and_then(|text| serde_json::to_string(&text));
     escaped.map_or(u64::MAX / 4, |text| length(text.len()))
 }

@@ -2,18 +2,20 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::ensure;
 use half::bf16;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tessera_formats::escape::escaped;
 use tessera_formats::npu::Scheme;
 use tessera_formats::pack::manifest::{Input, Linear, Manifest};
-use tessera_formats::pack::{self, Dtype, SealedShard, ShardWriter, names};
+use tessera_formats::pack::{self, Dtype, FinishedShard, ShardWriter, names};
 
 use super::inputs::PreparedInput;
 use super::linear::ConvertedLinear;
+use super::partial::{Finished, PartialPack};
 use super::quantizer::Quantizer;
 use super::shards::{self, ShardPlan};
 use super::{carry, entries, output};
@@ -43,6 +45,8 @@ pub struct Written {
 }
 
 /// What the summary says of a linear.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct WrittenLinear {
     /// Its name.
     pub name: String,
@@ -61,114 +65,169 @@ pub struct WrittenLinear {
 }
 
 impl Conversion<'_> {
-    /// Writes every shard to its path. `hashes` gives the digests of the source files; it is asked
-    /// when the first shard is complete.
+    /// Writes every shard to its path, but those that `partial` has. `hashes` gives the digests of the
+    /// source files; it is asked when the first shard is complete.
     pub fn run(
         &self,
         shards: &[ShardPlan],
         paths: &[PathBuf],
         mut common: Manifest,
+        mut partial: PartialPack<'_>,
         hashes: impl FnOnce() -> anyhow::Result<Vec<String>>,
     ) -> anyhow::Result<Written> {
         let mut linears = Vec::new();
-        let mut sealed = Vec::new();
+        let mut finished = Vec::new();
         let mut hashes = Some(hashes);
-        let mut prepared = HashMap::new();
-        let mut factors = BTreeSet::new();
+        let mut carry_on = CarryOver::default();
+        if partial.count_finished()? > 0 {
+            fill_in(&mut common, hashes.take())?;
+        }
         for (index, (shard, path)) in shards.iter().zip(paths).enumerate() {
+            if let Some(found) = partial.finished(index, &common.sources)? {
+                self.skip(shard, &found, &mut carry_on)?;
+                linears.extend(found.linears);
+                finished.push(found.shard);
+                continue;
+            }
             let mut file = ShardWriter::create(path, shard.header_reserve)?;
             let mut manifest = common.clone();
             manifest.shard = shards::place(index, shards.len());
-            // Tiles stand first, and their lengths are known; what follows them is not.
-            let mut regions = Vec::new();
-            for &linear in &shard.linears {
-                regions.push((
-                    linear,
-                    file.allocate(self.quantizer.plan.linears[linear].tile_bytes())?,
-                ));
-            }
-            for (linear, offset) in regions {
-                let converted = self.linear(linear, offset, &file, &mut prepared)?;
-                let entry = self.describe(linear, &converted, &mut file, &mut manifest)?;
-                manifest.linears.push(entry);
-                linears.push(self.written(linear, &converted));
-            }
-            for &input in &shard.inputs {
-                let prepared = prepared.get(&input);
-                let entry = self.input(input, prepared, &mut factors, &mut file, &mut manifest)?;
-                manifest.inputs.push(entry);
-            }
-            self.carry(shard, &mut file, &mut manifest)?;
-            if index == 0 {
-                if let Some(golden) = self.quantizer.golden {
-                    let bytes = golden.to_bytes();
-                    let shape = [names::GOLDEN_ROWS, u64::try_from(golden.columns())?];
-                    let name = names::GOLDEN_INPUTS;
-                    file.append(name, Dtype::I8, &shape, &bytes)?;
-                    manifest.digests.insert(name.to_owned(), hex(&Sha256::digest(&bytes)));
-                }
-                let bytes = self.quantizer.gguf.metadata_bytes();
-                let shape = [u64::try_from(bytes.len())?];
-                let name = names::GGUF_METADATA;
-                file.append(name, Dtype::U8, &shape, bytes)?;
-                manifest.digests.insert(name.to_owned(), hex(&Sha256::digest(bytes)));
-            }
-            if let Some(hashes) = hashes.take() {
-                for (source, sha256) in common.sources.iter_mut().zip(hashes()?) {
-                    source.sha256 = sha256;
-                }
-            }
+            let written = self.fill(shard, index, &mut file, &mut manifest, &mut carry_on)?;
+            fill_in(&mut common, hashes.take())?;
             manifest.sources.clone_from(&common.sources);
-            sealed.push(file.seal(&manifest)?);
+            let sealed = file.seal(&manifest)?;
+            self.quantizer.gguf.check_unchanged()?;
+            finished.push(if shards.len() > 1 {
+                partial.keep(index, sealed, &written)?
+            } else {
+                sealed.persist(self.force)?
+            });
+            linears.extend(written);
         }
-        self.persist(sealed, linears)
+        let written = self.place(finished, paths, linears)?;
+        partial.remove()?;
+        Ok(written)
     }
 
-    /// Puts all shards in their places, now that every one is complete.
-    fn persist(
+    /// Takes note of a shard that an earlier run finished.
+    fn skip(
         &self,
-        sealed: Vec<SealedShard>,
-        linears: Vec<WrittenLinear>,
-    ) -> anyhow::Result<Written> {
-        self.quantizer.gguf.check_unchanged()?;
-        let mut paths = Vec::new();
-        match self.place(sealed, &mut paths) {
-            Ok(sizes) => Ok(Written {
-                bytes: sizes.iter().sum(),
-                largest: sizes.into_iter().max().unwrap_or(0),
-                paths,
-                linears,
-            }),
-            Err(error) => {
-                // Some files of a pack are none.
-                for path in paths {
-                    let _ = fs::remove_file(path);
-                }
-                Err(error)
-            }
+        shard: &ShardPlan,
+        found: &Finished,
+        carry_on: &mut CarryOver,
+    ) -> anyhow::Result<()> {
+        let plan = self.quantizer.plan;
+        let expected = shard.linears.iter().map(|&linear| &plan.linears[linear].name);
+        ensure!(
+            found.manifest.linears.iter().map(|linear| &linear.name).eq(expected),
+            "`{}` holds other linears than this conversion puts there",
+            found.shard.path.display(),
+        );
+        for input in &found.manifest.inputs {
+            carry_on
+                .factors
+                .extend(input.rotation.factor.iter().map(|factor| factor.tensor.clone()));
         }
+        let tensors = &self.quantizer.gguf.tensors();
+        let linears = shard.linears.iter().map(|&linear| plan.linears[linear].source);
+        let done = linears.chain(shard.carried.iter().copied());
+        self.quantizer.progress.advance(done.map(|tensor| tensors[tensor].bytes).sum());
+        Ok(())
     }
 
-    /// Places shards, and the index if there are several, adding each file to `paths`; bytes of
-    /// each shard.
+    /// Writes all tensors of a shard.
+    fn fill(
+        &self,
+        shard: &ShardPlan,
+        index: usize,
+        file: &mut ShardWriter,
+        manifest: &mut Manifest,
+        carry_on: &mut CarryOver,
+    ) -> anyhow::Result<Vec<WrittenLinear>> {
+        let mut written = Vec::new();
+        // Tiles stand first, and their lengths are known; what follows them is not.
+        let mut regions = Vec::new();
+        for &linear in &shard.linears {
+            let bytes = self.quantizer.plan.linears[linear].tile_bytes();
+            regions.push((linear, file.allocate(bytes)?));
+        }
+        for (linear, offset) in regions {
+            let converted = self.linear(linear, offset, file, &mut carry_on.prepared)?;
+            let entry = self.describe(linear, &converted, file, manifest)?;
+            manifest.linears.push(entry);
+            written.push(self.written(linear, &converted));
+        }
+        for &input in &shard.inputs {
+            let prepared = carry_on.prepared.get(&input);
+            let entry = self.input(input, prepared, &mut carry_on.factors, file, manifest)?;
+            manifest.inputs.push(entry);
+        }
+        self.carry(shard, file, manifest)?;
+        if index == 0 {
+            if let Some(golden) = self.quantizer.golden {
+                let bytes = golden.to_bytes();
+                let shape = [names::GOLDEN_ROWS, u64::try_from(golden.columns())?];
+                let name = names::GOLDEN_INPUTS;
+                file.append(name, Dtype::I8, &shape, &bytes)?;
+                manifest.digests.insert(name.to_owned(), hex(&Sha256::digest(&bytes)));
+            }
+            let bytes = self.quantizer.gguf.metadata_bytes();
+            let shape = [u64::try_from(bytes.len())?];
+            let name = names::GGUF_METADATA;
+            file.append(name, Dtype::U8, &shape, bytes)?;
+            manifest.digests.insert(name.to_owned(), hex(&Sha256::digest(bytes)));
+        }
+        Ok(written)
+    }
+
+    /// Puts all shards in their places, now that every one is complete, and the index if there are
+    /// several. If one cannot be put there, those before it wait in the folder again.
     fn place(
         &self,
-        sealed: Vec<SealedShard>,
-        paths: &mut Vec<PathBuf>,
-    ) -> anyhow::Result<Vec<u64>> {
-        let mut shards = Vec::new();
-        for shard in sealed {
-            let shard = shard.persist(self.force)?;
-            paths.push(shard.path.clone());
-            shards.push(shard);
-        }
-        if shards.len() > 1 {
-            paths.push(pack::write_index(self.output, &shards, self.force)?);
+        mut shards: Vec<FinishedShard>,
+        places: &[PathBuf],
+        linears: Vec<WrittenLinear>,
+    ) -> anyhow::Result<Written> {
+        let waiting: Vec<_> = shards.iter().map(|shard| shard.path.clone()).collect();
+        let mut paths = places.to_vec();
+        let placed = self.place_all(&mut shards, places, &mut paths);
+        if let Err(error) = placed {
+            // Some files of a pack are none.
+            for (shard, path) in shards.iter_mut().zip(&waiting) {
+                if shard.path != *path {
+                    let _ = shard.move_to(path, true);
+                }
+            }
+            return Err(error);
         }
         if self.force {
-            output::remove_replaced(self.output, paths)?;
+            output::remove_replaced(self.output, &paths)?;
         }
-        Ok(shards.iter().map(|shard| shard.bytes).collect())
+        Ok(Written {
+            bytes: shards.iter().map(|shard| shard.bytes).sum(),
+            largest: shards.iter().map(|shard| shard.bytes).max().unwrap_or(0),
+            paths,
+            linears,
+        })
+    }
+
+    fn place_all(
+        &self,
+        shards: &mut [FinishedShard],
+        places: &[PathBuf],
+        paths: &mut Vec<PathBuf>,
+    ) -> anyhow::Result<()> {
+        // Those that stand in their places stand there from an interrupted run, whose index may too.
+        let all_stood = shards.iter().zip(places).all(|(shard, place)| shard.path == *place);
+        for (shard, place) in shards.iter_mut().zip(places) {
+            if shard.path != *place {
+                shard.move_to(place, self.force)?;
+            }
+        }
+        if shards.len() > 1 {
+            paths.push(pack::write_index(self.output, shards, self.force || all_stood)?);
+        }
+        Ok(())
     }
 
     /// Writes the tensors of an input, and gives its entry.
@@ -277,6 +336,28 @@ impl Conversion<'_> {
         }
         Ok(())
     }
+}
+
+/// What later shards need of earlier ones.
+#[derive(Default)]
+struct CarryOver {
+    /// Inputs whose linears are not all converted.
+    prepared: HashMap<usize, PreparedInput>,
+    /// Tensors of rotations' factors that stand in a shard.
+    factors: BTreeSet<String>,
+}
+
+/// Enters the digests of the source files, once they are asked for.
+fn fill_in(
+    common: &mut Manifest,
+    hashes: Option<impl FnOnce() -> anyhow::Result<Vec<String>>>,
+) -> anyhow::Result<()> {
+    if let Some(hashes) = hashes {
+        for (source, sha256) in common.sources.iter_mut().zip(hashes()?) {
+            source.sha256 = sha256;
+        }
+    }
+    Ok(())
 }
 
 /// Appends a tensor of F32, or of BF16 values, and records its digest. The values can be many: they
