@@ -25,24 +25,25 @@ pub const FOLDERS: [&str; 6] = [
 pub struct Library {
     path: PathBuf,
     version: Version,
-    calls: Calls,
-    /// Holds the code that `calls` point to.
-    _loaded: libloading::Library,
+    calls: Functions,
+    /// Holds the code that `calls` point to, unless it is linked into this program.
+    _loaded: Option<libloading::Library>,
 }
 
-/// The functions. Those that newer versions alone have are optional.
+/// The functions of a library. Those that newer versions alone have are optional.
 #[derive(Clone, Copy, Debug)]
-struct Calls {
-    matmul_create: abi::MatmulCreate,
-    matmul_set_io_mem: abi::MatmulSetIoMem,
-    matmul_set_core_mask: Option<abi::MatmulSetCoreMask>,
-    matmul_run: abi::MatmulRun,
-    matmul_destroy: abi::MatmulDestroy,
-    create_mem: abi::CreateMem,
-    create_mem_from_fd: abi::CreateMemFromFd,
-    destroy_mem: abi::DestroyMem,
-    mem_sync: abi::MemSync,
-    query: abi::Query,
+#[expect(missing_docs, reason = "named as in the vendor's header, after `rknn_`")]
+pub struct Functions {
+    pub matmul_create: abi::MatmulCreate,
+    pub matmul_set_io_mem: abi::MatmulSetIoMem,
+    pub matmul_set_core_mask: Option<abi::MatmulSetCoreMask>,
+    pub matmul_run: abi::MatmulRun,
+    pub matmul_destroy: abi::MatmulDestroy,
+    pub create_mem: abi::CreateMem,
+    pub create_mem_from_fd: abi::CreateMemFromFd,
+    pub destroy_mem: abi::DestroyMem,
+    pub mem_sync: abi::MemSync,
+    pub query: abi::Query,
 }
 
 impl Library {
@@ -75,8 +76,17 @@ impl Library {
         // SAFETY: the library says that it is a librknnrt, whose initializers ask for nothing.
         let loaded = unsafe { libloading::Library::new(path) }
             .map_err(|source| RknnError::Load { path: path.to_owned(), source })?;
-        let calls = Calls::resolve(&loaded, path)?;
-        Ok(Library { path: path.to_owned(), version, calls, _loaded: loaded })
+        let calls = Functions::resolve(&loaded, path)?;
+        Ok(Library { path: path.to_owned(), version, calls, _loaded: Some(loaded) })
+    }
+
+    /// A library that is linked into this program; `path` is what errors call it.
+    ///
+    /// # Safety
+    ///
+    /// The functions must do what those of a librknnrt of that version do.
+    pub unsafe fn linked(path: &Path, version: Version, functions: Functions) -> Self {
+        Library { path: path.to_owned(), version, calls: functions, _loaded: None }
     }
 
     /// Its file.
@@ -225,7 +235,7 @@ fn check(call: &'static str, code: c_int, what: &str) -> Result<(), RknnError> {
     Err(RknnError::Call { call, code, what: what.to_owned() })
 }
 
-impl Calls {
+impl Functions {
     fn resolve(loaded: &libloading::Library, path: &Path) -> Result<Self, RknnError> {
         /// Looks up a function by its name.
         fn get<T: Copy>(
@@ -239,7 +249,7 @@ impl Calls {
                 .map(|symbol| *symbol)
                 .map_err(|_| RknnError::Symbol { path: path.to_owned(), name })
         }
-        Ok(Calls {
+        Ok(Functions {
             matmul_create: get(loaded, path, "rknn_matmul_create")?,
             matmul_set_io_mem: get(loaded, path, "rknn_matmul_set_io_mem")?,
             matmul_set_core_mask: get(loaded, path, "rknn_matmul_set_core_mask").ok(),

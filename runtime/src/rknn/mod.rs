@@ -27,7 +27,7 @@ mod version;
 mod weights;
 
 pub use error::RknnError;
-pub use library::{FOLDERS, LIBRARY, Library};
+pub use library::{FOLDERS, Functions, LIBRARY, Library};
 pub use linear::RknnLinear;
 pub use lock::NpuLock;
 pub use matmul::{Core, Layout, Matmul, Operand, Shape};
