@@ -93,8 +93,33 @@ struct Context {
 
 /// A buffer, as the processor and as the NPU see it.
 struct Buffer {
-    processor: Vec<u8>,
+    processor: Lent<[u8]>,
     npu: Vec<u8>,
+}
+
+/// What is owned here and used by the caller through a pointer: no reference to it is made meanwhile.
+struct Lent<T: ?Sized>(*mut T);
+
+// SAFETY: it owns what it points to, as a box does.
+unsafe impl<T: ?Sized + Send> Send for Lent<T> {}
+
+impl<T: ?Sized> Lent<T> {
+    fn new(value: Box<T>) -> Self {
+        Lent(Box::into_raw(value))
+    }
+}
+
+impl<T: ?Sized> Drop for Lent<T> {
+    fn drop(&mut self) {
+        // SAFETY: it came from a box, and the caller has given the memory back.
+        drop(unsafe { Box::from_raw(self.0) });
+    }
+}
+
+impl Lent<[u8]> {
+    fn at(&self, offset: usize) -> *mut u8 {
+        self.0.cast::<u8>().wrapping_add(offset)
+    }
 }
 
 struct Memory {
@@ -102,8 +127,8 @@ struct Memory {
     offset: usize,
     bytes: usize,
     domain: i32,
-    /// Owned here, lent to the caller.
-    described: Box<TensorMem>,
+    _described: Lent<TensorMem>,
+    descriptor: i32,
     /// Whether it is a buffer of its own.
     whole: bool,
 }
@@ -205,7 +230,8 @@ impl State {
         let [processor, npu] = if wanted < LARGE { [0xa5, 0x5a] } else { [0, 0] };
         // A driver's memory has its pages from the beginning, as this has if it is wanted.
         let processor = if limit("RESIDENT").is_some() { 0xa5 } else { processor };
-        let buffer = Buffer { processor: vec![processor; wanted], npu: vec![npu; wanted] };
+        let lent = Lent::new(vec![processor; wanted].into_boxed_slice());
+        let buffer = Buffer { processor: lent, npu: vec![npu; wanted] };
         self.descriptors += 1;
         let descriptor = self.descriptors;
         Some(self.insert(Arc::new(Mutex::new(buffer)), (0, wanted), (domain, descriptor), true))
@@ -220,14 +246,15 @@ impl State {
         offset: i32,
     ) -> Option<*mut TensorMem> {
         let domain = self.contexts.get(&context)?.domain;
-        let of_descriptor = |memory: &&Memory| memory.whole && memory.described.fd == descriptor;
+        let of_descriptor = |memory: &&Memory| memory.whole && memory.descriptor == descriptor;
         let whole = self.memory.values().find(of_descriptor)?;
         let (start, bytes) = (usize::try_from(offset).ok()?, usize::try_from(bytes).ok()?);
         let inside = start.checked_add(bytes)? <= whole.bytes;
-        if !inside || whole.domain != domain || whole.described.virt_addr != address {
+        let buffer = Arc::clone(&whole.buffer);
+        let begins = buffer.lock().unwrap_or_else(PoisonError::into_inner).processor.at(0);
+        if !inside || whole.domain != domain || begins.cast() != address {
             return None;
         }
-        let buffer = Arc::clone(&whole.buffer);
         Some(self.insert(buffer, (start, bytes), (domain, descriptor), false))
     }
 
@@ -238,18 +265,19 @@ impl State {
         (domain, descriptor): (i32, i32),
         whole: bool,
     ) -> *mut TensorMem {
-        let base = buffer.lock().unwrap_or_else(PoisonError::into_inner).processor.as_mut_ptr();
-        let mut described = Box::new(TensorMem {
-            virt_addr: base.wrapping_add(offset).cast(),
+        let begins = buffer.lock().unwrap_or_else(PoisonError::into_inner).processor.at(offset);
+        let described = Lent::new(Box::new(TensorMem {
+            virt_addr: begins.cast(),
             phys_addr: 0,
             fd: descriptor,
             offset: i32::try_from(offset).unwrap_or(0),
             size: u32::try_from(bytes).unwrap_or(0),
             flags: if whole { 1 } else { 2 },
             priv_data: ptr::null_mut(),
-        });
-        let pointer = &raw mut *described;
-        let memory = Memory { buffer, offset, bytes, domain, described, whole };
+        }));
+        let pointer = described.0;
+        let memory =
+            Memory { buffer, offset, bytes, domain, _described: described, descriptor, whole };
         self.memory.insert(pointer as usize, memory);
         pointer
     }
@@ -280,8 +308,16 @@ impl State {
         let Buffer { processor, npu } = &mut *buffer;
         match mode {
             _ if fault == Fault::Stale => {}
-            sync::TO_DEVICE => npu[range.clone()].copy_from_slice(&processor[range]),
-            sync::FROM_DEVICE => processor[range.clone()].copy_from_slice(&npu[range]),
+            // SAFETY: the range is within the buffer, and the caller does not write it during the call.
+            sync::TO_DEVICE => unsafe {
+                let to = npu[range.clone()].as_mut_ptr();
+                ptr::copy_nonoverlapping(processor.at(range.start), to, range.len());
+            },
+            // SAFETY: as above, and the caller does not read it either.
+            sync::FROM_DEVICE => unsafe {
+                let from = npu[range.clone()].as_ptr();
+                ptr::copy_nonoverlapping(from, processor.at(range.start), range.len());
+            },
             _ => return Err(Code::PARAMETER),
         }
         Ok(())
