@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, anyhow, ensure};
 use tempfile::NamedTempFile;
+use tessera_formats::escape::escaped_path;
 
 /// The folder that a file stands in.
 pub fn folder(path: &Path) -> &Path {
@@ -28,7 +29,7 @@ pub struct NewFile {
 impl NewFile {
     /// Begins the file of `bytes` bytes, all zero, that will stand at `path`.
     pub fn create(path: &Path, bytes: u64) -> anyhow::Result<Self> {
-        let context = || format!("cannot create a file beside `{}`", path.display());
+        let context = || format!("cannot create a file beside `{}`", escaped_path(path));
         let file = tempfile::Builder::new()
             .prefix(".tessera-")
             .suffix(".part")
@@ -41,7 +42,7 @@ impl NewFile {
 
     /// Writes at `offset`. Safe from any thread; nothing may be written twice.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
-        let context = || format!("cannot write `{}`", self.path.display());
+        let context = || format!("cannot write `{}`", escaped_path(&self.path));
         self.file.as_file().write_all_at(bytes, offset).with_context(context)?;
         self.written.fetch_add(u64::try_from(bytes.len())?, Ordering::Relaxed);
         Ok(())
@@ -55,9 +56,9 @@ impl NewFile {
         ensure!(
             written == expected,
             "`{}`: {written} bytes were written, not {expected}",
-            path.display(),
+            escaped_path(&path),
         );
-        let context = || format!("cannot write `{}`", path.display());
+        let context = || format!("cannot write `{}`", escaped_path(&path));
         self.file.as_file().sync_all().with_context(context)?;
         let file = self.file.into_temp_path();
         let placed = if force { file.persist(&path) } else { file.persist_noclobber(&path) };
@@ -65,14 +66,15 @@ impl NewFile {
             ErrorKind::AlreadyExists => {
                 anyhow!(
                     "`{}` exists: choose another name, or `--force` to replace it",
-                    path.display()
+                    escaped_path(&path)
                 )
             }
-            _ => anyhow!(failure.error).context(format!("cannot rename to `{}`", path.display())),
+            _ => anyhow!(failure.error)
+                .context(format!("cannot rename to `{}`", escaped_path(&path))),
         })?;
         let folder = folder(&path);
         File::open(folder)
             .and_then(|folder| folder.sync_all())
-            .with_context(|| format!("cannot sync `{}`", folder.display()))
+            .with_context(|| format!("cannot sync `{}`", escaped_path(folder)))
     }
 }

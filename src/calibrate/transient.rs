@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tempfile::TempDir;
+use tessera_formats::escape::escaped_path;
 use tessera_formats::npu::Target;
 
 use super::{Request, calibrate};
@@ -65,7 +66,7 @@ pub fn observe(observation: &Observation<'_>) -> anyhow::Result<Transient> {
         .prefix(".tessera-")
         .suffix(".part")
         .tempdir_in(folder)
-        .with_context(|| format!("a folder for statistics in `{}`", folder.display()))?;
+        .with_context(|| format!("a folder for statistics in `{}`", escaped_path(folder)))?;
     let path = folder.path().join("statistics.safetensors");
     let opening =
         Opening::of_files(observation.target.clone(), observation.seed, observation.budget);

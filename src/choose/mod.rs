@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
+use tessera_formats::escape::escaped_path;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Rates;
 use tessera_runtime::decoder::Decoder;
@@ -138,7 +139,7 @@ pub fn choose(request: &Request<'_>) -> anyhow::Result<(Summary, Choice)> {
         ensure!(
             request.conversion.force || !page.exists(),
             "`{}` exists: choose another folder, or `--force` to replace it",
-            page.display(),
+            escaped_path(page),
         );
     }
     let opening = opening(request);
@@ -266,7 +267,7 @@ fn attempt(
         .prefix(".tessera-")
         .suffix(".part")
         .tempdir_in(parent(conversion.output))
-        .with_context(|| format!("a folder beside `{}`", conversion.output.display()))?;
+        .with_context(|| format!("a folder beside `{}`", escaped_path(conversion.output)))?;
     let name = conversion.output.file_name().context("the output has no name")?;
     let pack = folder.path().join(name);
     let summary = convert(&convert::Request {
@@ -390,11 +391,11 @@ fn sensitivities(
         ensure!(
             found.setting.model.iter().map(|file| &file.sha256).eq(model.iter().map(|f| &f.sha256)),
             "the sensitivities `{}` are of another model than `{}`",
-            path.display(),
-            conversion.input.display(),
+            escaped_path(path),
+            escaped_path(conversion.input),
         );
         let pinned = |name: &str| conversion.recipe.pinned(name);
-        found.pin(pinned).with_context(|| format!("sensitivities `{}`", path.display()))?;
+        found.pin(pinned).with_context(|| format!("sensitivities `{}`", escaped_path(path)))?;
         return Ok((found, None));
     }
     let observed = observe(&observation(request, texts, None))?;
@@ -425,10 +426,10 @@ fn put_in_place(request: &Request<'_>, trial: Trial) -> anyhow::Result<Summary> 
     let place = parent(request.conversion.output);
     let entries = fs::read_dir(folder.path())
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| format!("`{}`", folder.path().display()))?;
+        .with_context(|| format!("`{}`", escaped_path(folder.path())))?;
     for entry in entries {
         let to = place.join(entry.file_name());
-        fs::rename(entry.path(), &to).with_context(|| format!("`{}`", to.display()))?;
+        fs::rename(entry.path(), &to).with_context(|| format!("`{}`", escaped_path(to)))?;
     }
     for output in &mut summary.output {
         let name = Path::new(&*output).file_name().unwrap_or_default();

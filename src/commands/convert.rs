@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use tessera_formats::escape::escaped_path;
 use tessera_formats::gguf::{Gguf, Value};
 
 use crate::calibrate::transient::{Observation, Transient, observe};
@@ -131,7 +132,7 @@ fn layers(model: &Path) -> anyhow::Result<u64> {
     let gguf = Gguf::open(model)?;
     let key = format!("{}.block_count", gguf.architecture()?);
     let found = gguf.metadata().get(&key).and_then(Value::as_u64);
-    found.with_context(|| format!("`{}` does not say `{key}`", model.display()))
+    found.with_context(|| format!("`{}` does not say `{key}`", escaped_path(model)))
 }
 
 /// Observes the model behind layers quantized as the pack's will be.

@@ -21,7 +21,7 @@ pub fn run(arguments: &EvalArguments) -> anyhow::Result<Verdict> {
         })
     })?;
     if arguments.json {
-        super::print(&report.json()?)?;
+        super::print_text_of_json(&report.json()?)?;
     } else {
         super::print(&report.text()?)?;
     }

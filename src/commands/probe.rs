@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
+use tessera_formats::escape::escaped_path;
 use tessera_formats::npu::Board;
 use tessera_runtime::rknn::open;
 
@@ -16,14 +17,14 @@ use crate::talk::say;
 /// Asks the NPU, prints its answers and writes the board.
 pub fn run(arguments: &ProbeArguments) -> anyhow::Result<Verdict> {
     let root = &arguments.root;
-    let system = System::below(root).with_context(|| format!("root `{}`", root.display()))?;
+    let system = System::below(root).with_context(|| format!("root `{}`", escaped_path(root)))?;
     if let Some(output) = &arguments.output {
         // Not after a minute.
         let taken = output.symlink_metadata().is_ok();
         ensure!(
             !taken || arguments.force,
             "`{}` exists: choose another name, or `--force` to replace it",
-            output.display(),
+            escaped_path(output),
         );
     }
     let kind = arguments.device.into();

@@ -6,13 +6,14 @@ use crate::cli::VerifyArguments;
 use crate::exit::Verdict;
 use crate::inspect::is_gguf;
 use crate::verify::{Request, verify};
+use tessera_formats::escape::escaped_path;
 
 /// Checks and prints what was found.
 pub fn run(arguments: &VerifyArguments) -> anyhow::Result<Verdict> {
     ensure!(
         !is_gguf(&arguments.pack)?,
         "`{}` is a GGUF file, not a pack (`NAME.safetensors`)",
-        arguments.pack.display(),
+        escaped_path(&arguments.pack),
     );
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(super::threads(arguments.threads)?)

@@ -29,7 +29,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::gguf::{Gguf, Shard, Value};
 use tessera_formats::npu::{Engine, Target};
 use tessera_formats::pack::manifest::{
@@ -86,7 +86,7 @@ pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
     ensure!(
         !plan.linears.is_empty() || !plan.carried.is_empty(),
         "`{}` holds no tensors: nothing to convert",
-        request.input.display(),
+        escaped_path(request.input),
     );
     ensure!(
         plan.fits_domains(&request.target),
@@ -133,7 +133,7 @@ fn check_kind(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
     if let Some(kind) = kind.filter(|kind| !["model", "mmproj"].contains(kind)) {
         bail!(
             "`{}` is not a model: its `general.type` is `{}`",
-            request.input.display(),
+            escaped_path(request.input),
             Escaped(kind),
         );
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Scheme;
 use tessera_runtime::checkpoint::Checkpoint;
@@ -127,7 +127,7 @@ pub fn sensitivity(request: &Request<'_>) -> anyhow::Result<Report> {
     let spent = run.layers(&mut found, &partial).with_context(named)?;
     found.write(request.output)?;
     if partial.exists() {
-        std::fs::remove_file(&partial).with_context(|| format!("`{}`", partial.display()))?;
+        std::fs::remove_file(&partial).with_context(|| format!("`{}`", escaped_path(partial)))?;
     }
     Ok(Report::new(found, request.output, spent, text.warnings))
 }
@@ -140,13 +140,13 @@ fn begun(request: &Request<'_>, partial: &Path, setting: Setting) -> anyhow::Res
     ensure!(
         request.resume,
         "`{}` of an unfinished run exists: go on with it by `--resume`, or remove it to start anew",
-        partial.display(),
+        escaped_path(partial),
     );
     let found = Sensitivities::read(partial)?;
     ensure!(
         found.setting == setting,
         "`{}` is of another model, text, recipe or choice of options: remove it to start anew",
-        partial.display(),
+        escaped_path(partial),
     );
     Ok(found)
 }
