@@ -137,6 +137,8 @@ fn check_kind(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
             Escaped(kind),
         );
     }
+    // The plan does not need it, and the pack does: a dry run says so, too.
+    gguf.architecture()?;
     Ok(())
 }
 
