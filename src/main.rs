@@ -12,6 +12,7 @@ mod doctor;
 mod eval;
 mod exit;
 mod hash;
+mod inputs;
 mod inspect;
 mod models;
 mod new_file;
@@ -28,12 +29,11 @@ mod talk;
 mod validate;
 mod verify;
 mod weights;
+mod workers;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
+    let arguments = cli::parse();
     exit::report(commands::run(arguments.command))
 }

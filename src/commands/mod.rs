@@ -94,11 +94,6 @@ fn opening(arguments: &RunningArguments, seed: u64) -> anyhow::Result<Opening> {
     })
 }
 
-/// A pool of worker threads.
-fn worker_pool(threads: usize) -> anyhow::Result<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("worker threads")
-}
-
 /// Worker threads: as asked, or one per core.
 fn threads(asked: Option<usize>) -> anyhow::Result<usize> {
     match asked {
@@ -118,17 +113,21 @@ fn target(text: &str) -> anyhow::Result<Target> {
     Ok(board(text)?.target)
 }
 
+/// The file of a board, where one is named.
+fn board_file(target: &str) -> Option<&Path> {
+    Some(Path::new(target)).filter(|path| path.extension().is_some_and(|found| found == "json"))
+}
+
 /// The board with the chip of that name, or the one that a `board.json` describes.
 fn board(text: &str) -> anyhow::Result<Board> {
-    let path = Path::new(text);
-    if path.extension().is_none_or(|extension| extension != "json") {
+    let Some(path) = board_file(text) else {
         return Board::of_chip(text).ok_or_else(|| {
             anyhow!(
                 "unknown target `{}`: use rk3588, rk3588s, rk3576 or a board's file, `NAME.json`",
                 escaped(text),
             )
         });
-    }
+    };
     let shown = escaped(text);
     let context = || format!("board `{shown}`");
     let metadata = fs::metadata(path).with_context(context)?;

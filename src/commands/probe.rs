@@ -10,7 +10,7 @@ use tessera_runtime::rknn::open;
 use crate::cli::ProbeArguments;
 use crate::doctor::System;
 use crate::exit::Verdict;
-use crate::new_file::NewFile;
+use crate::new_file::{self, NewFile};
 use crate::probe::{self, Request};
 use crate::talk::say;
 
@@ -20,6 +20,9 @@ pub fn run(arguments: &ProbeArguments) -> anyhow::Result<Verdict> {
     let system = System::below(root).with_context(|| format!("root `{}`", escaped_path(root)))?;
     if let Some(output) = &arguments.output {
         // Not after a minute.
+        let folder = new_file::folder(output);
+        ensure!(folder.is_dir(), "the folder `{}` does not exist", escaped_path(folder));
+        ensure!(!output.is_dir(), "the output `{}` is a folder", escaped_path(output));
         let taken = output.symlink_metadata().is_ok();
         ensure!(
             !taken || arguments.force,

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::gguf::{Gguf, Shard, Value};
 use tessera_formats::npu::{Engine, Target};
@@ -49,6 +49,7 @@ use crate::hash::{hash_file, hex};
 use crate::progress::{self, Progress};
 use crate::recipe::Recipe;
 use crate::size;
+use crate::workers;
 
 /// What is to be converted, and how.
 pub struct Request<'a> {
@@ -156,10 +157,7 @@ fn write(
     output::check_files(request, gguf, &paths)?;
     let golden = plan.golden_columns().map(|columns| GoldenInputs::new(request.seed, columns));
     let progress = Progress::start("converting", work(gguf, plan));
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(request.budget.threads)
-        .build()
-        .context("worker threads")?;
+    let pool = workers::pool(request.budget.threads)?;
     let cancelled = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         let hashes = scope.spawn(|| hash_sources(gguf, &cancelled));

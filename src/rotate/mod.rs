@@ -32,6 +32,7 @@ use self::weights::Rotator;
 use crate::convert::budget::Budget;
 use crate::new_file::NewFile;
 use crate::progress::{self, Progress};
+use crate::workers;
 
 /// Keys of a model in several files, which the new one is not.
 const SPLIT: [&str; 3] = ["split.no", "split.count", "split.tensors.count"];
@@ -131,10 +132,7 @@ fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<u64>
     file.write_at(0, &head)?;
     let work = plan.tensors.iter().map(|tensor| gguf.tensors()[tensor.source].bytes).sum();
     let progress = Progress::start("rotating", work);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(request.budget.threads)
-        .build()
-        .context("worker threads")?;
+    let pool = workers::pool(request.budget.threads)?;
     let rotator = Rotator { gguf, plan, file: &file, budget: request.budget, progress: &progress };
     let placed = header.tensors();
     let result = pool.install(|| {

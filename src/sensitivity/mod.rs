@@ -27,6 +27,7 @@ use self::measure::{Measurement, Replacements};
 use crate::calibrate::{self, text};
 use crate::convert::calibration::{Calibration, digests};
 use crate::convert::roles;
+use crate::inputs;
 use crate::models::{self, How, Model, ModelSpec, Opening, QuantizedCheckpoint};
 use crate::options::{Overrides, SchemeChoice};
 use crate::progress::Progress;
@@ -86,6 +87,8 @@ pub fn sensitivity(request: &Request<'_>) -> anyhow::Result<Report> {
     let spec = ModelSpec { text, path: request.model.to_owned(), how: Some(How::Float) };
     let model = Model::open(&spec, request.opening)?;
     let gguf = model.gguf().context("no GGUF file: a pack is quantized already")?;
+    // Of a split, shards that were not named are read, too.
+    inputs::keep(request.output, gguf.shards().iter().map(|shard| shard.path()))?;
     let checkpoint = model.checkpoint(request.opening)?;
     let named = || format!("`{}`", Escaped(&model.name));
     let decoder = Decoder::new(&*checkpoint).with_context(named)?;
