@@ -213,7 +213,7 @@ fn row(case: &Case) -> String {
     let said = match commands.get(taken(case)).filter(|_| case.verdict != Converted) {
         Some(command) => {
             let outcome: Outcome = tessera(folder.path(), command);
-            brief(outcome.message()).replace('|', "\\|")
+            brief(outcome.message()).replace('|', "\\|").replace('<', "&lt;")
         }
         None => String::new(),
     };
