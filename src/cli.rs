@@ -18,8 +18,10 @@ mod verify;
 
 use std::path::PathBuf;
 
+use clap::error::ContextValue;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
+use tessera_formats::escape::{escaped_message, escaped_path};
 
 pub use bench::BenchArguments;
 pub use calibrate::CalibrateArguments;
@@ -96,6 +98,35 @@ pub enum Command {
     },
 }
 
+/// The arguments of this process. Where they are none, it says why and ends here.
+pub fn parse() -> Arguments {
+    Arguments::try_parse().unwrap_or_else(|error| harmless(error).exit())
+}
+
+/// The error with what it quotes escaped: names of files come in by patterns of a shell.
+fn harmless(mut error: clap::Error) -> clap::Error {
+    let mut quoted = Vec::new();
+    for (kind, value) in error.context() {
+        let safe = match value {
+            ContextValue::String(text) => Some(ContextValue::String(escaped_path(text))),
+            ContextValue::Strings(texts) => {
+                Some(ContextValue::Strings(texts.iter().map(escaped_path).collect()))
+            }
+            _ => None,
+        };
+        quoted.push((kind, safe, value.to_string()));
+    }
+    for (kind, safe, shown) in quoted {
+        match safe {
+            Some(safe) => drop(error.insert(kind, safe)),
+            // Advice in colours that quotes an argument.
+            None if escaped_message(&shown) != shown => drop(error.remove(kind)),
+            None => {}
+        }
+    }
+    error
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -105,6 +136,25 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_are_quoted_harmlessly() {
+        let evil = "x\u{1b}[2J\u{9b}1m\r\nerror: forged\u{202e}";
+        for arguments in [
+            &["tessera", evil][..],
+            &["tessera", "inspect", "a", evil],
+            &["tessera", "inspect", "a", &format!("--{evil}")],
+            &["tessera", "convert", "a", "-o", "b", "--threads", evil],
+            &["tessera", "convert", "a", "-o", "b", "--scheme", evil],
+            &["tessera", "eval", &format!("{evil}@w9a9"), "--text", "a"],
+        ] {
+            let error = harmless(Arguments::try_parse_from(arguments).unwrap_err());
+            let said = error.render().to_string();
+            assert_eq!(escaped_message(&said), said, "{arguments:?}");
+            assert!(!said.contains("\nerror: forged"), "{arguments:?}: {said}");
+            assert!(said.contains("\\u{9b}"), "{arguments:?}: {said}");
+        }
     }
 
     /// Defaults stand in the text of the help, because clap puts them after a line of blanks.

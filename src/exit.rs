@@ -57,7 +57,9 @@ fn code(error: &anyhow::Error) -> u8 {
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::PermissionDenied
             | ErrorKind::OutOfMemory
-            | ErrorKind::ResourceBusy,
+            | ErrorKind::ResourceBusy
+            // No more threads or processes.
+            | ErrorKind::WouldBlock,
         ) => ENVIRONMENT,
         #[cfg(feature = "cuda")]
         _ if error.is::<CandleDeviceError>() => ENVIRONMENT,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
+use tessera_formats::escape::escaped_path;
 use tessera_formats::gguf::{Gguf, TensorInfo};
 
 /// Bytes read at a time.
@@ -14,13 +15,13 @@ const BLOCK: usize = 1 << 20;
 
 /// SHA-256 of a file, in hexadecimal. An error once `cancelled` is set.
 pub fn hash_file(path: &Path, cancelled: &AtomicBool) -> anyhow::Result<String> {
-    let context = || format!("`{}`", path.display());
+    let context = || format!("`{}`", escaped_path(path));
     let mut file = File::open(path).with_context(context)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BLOCK];
     loop {
         if cancelled.load(Ordering::Relaxed) {
-            bail!("the hashing of `{}` was given up", path.display());
+            bail!("the hashing of `{}` was given up", escaped_path(path));
         }
         let read = file.read(&mut buffer).with_context(context)?;
         if read == 0 {

@@ -12,6 +12,7 @@ mod doctor;
 mod eval;
 mod exit;
 mod hash;
+mod inputs;
 mod inspect;
 mod interrupt;
 mod models;
@@ -30,13 +31,12 @@ mod talk;
 mod validate;
 mod verify;
 mod weights;
+mod workers;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
+    let arguments = cli::parse();
     interrupt::clean_up_when_interrupted();
     exit::report(commands::run(arguments.command))
 }

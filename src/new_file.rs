@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, anyhow, ensure};
+use tessera_formats::escape::escaped_path;
 use tessera_formats::temporary::{PlaceError, TemporaryFile};
 
 use crate::space;
@@ -20,7 +21,7 @@ pub struct NewFile {
 impl NewFile {
     /// Begins the file of `bytes` bytes, all zero, that will stand at `path`.
     pub fn create(path: &Path, bytes: u64) -> anyhow::Result<Self> {
-        let context = || format!("cannot create a file beside `{}`", path.display());
+        let context = || format!("cannot create a file beside `{}`", escaped_path(path));
         space::check(path, bytes)?;
         let file = TemporaryFile::beside(path).with_context(context)?;
         file.as_file().set_len(bytes).with_context(context)?;
@@ -29,7 +30,7 @@ impl NewFile {
 
     /// Writes at `offset`. Safe from any thread; nothing may be written twice.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
-        let context = || format!("cannot write `{}`", self.path.display());
+        let context = || format!("cannot write `{}`", escaped_path(&self.path));
         self.file.as_file().write_all_at(bytes, offset).with_context(context)?;
         self.written.fetch_add(u64::try_from(bytes.len())?, Ordering::Relaxed);
         Ok(())
@@ -43,13 +44,13 @@ impl NewFile {
         ensure!(
             written == expected,
             "`{}`: {written} bytes were written, not {expected}",
-            path.display(),
+            escaped_path(&path),
         );
         self.file.place(&path, force).map_err(|error| match error {
             PlaceError::Exists { path } => {
                 anyhow!(
                     "`{}` exists: choose another name, or `--force` to replace it",
-                    path.display()
+                    escaped_path(&path)
                 )
             }
             other => other.into(),

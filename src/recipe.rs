@@ -7,6 +7,7 @@ use anyhow::{Context, anyhow};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tessera_formats::escape::escaped_path;
 use tessera_formats::npu::Scheme;
 
 use crate::convert::roles;
@@ -92,13 +93,17 @@ impl Recipe {
 
     /// Reads a recipe file; `command_line` overrides its defaults, its rules override both.
     pub fn read(path: &Path, command_line: Overrides) -> anyhow::Result<Self> {
-        let context = || format!("recipe `{}`", path.display());
+        let context = || format!("recipe `{}`", escaped_path(path));
         let metadata = fs::metadata(path).with_context(context)?;
-        anyhow::ensure!(metadata.is_file(), "recipe `{}` is not a regular file", path.display());
+        anyhow::ensure!(
+            metadata.is_file(),
+            "recipe `{}` is not a regular file",
+            escaped_path(path)
+        );
         anyhow::ensure!(
             metadata.len() <= LARGEST_FILE,
             "recipe `{}` has {} bytes, more than the {LARGEST_FILE} a recipe may have",
-            path.display(),
+            escaped_path(path),
             metadata.len(),
         );
         let text = fs::read_to_string(path).with_context(context)?;

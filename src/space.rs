@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::escaped_path;
 use tessera_formats::temporary::{folder, free_bytes};
 
 use crate::size;
@@ -12,8 +12,8 @@ use crate::size;
 /// Refuses to begin `bytes` bytes at `path` where the file system says that it has less room.
 pub fn check(path: &Path, bytes: u64) -> anyhow::Result<()> {
     let folder = folder(path);
-    let free = free_bytes(folder).with_context(|| format!("`{}`", folder.display()))?;
-    compare(&path.display().to_string(), bytes, free)
+    let free = free_bytes(folder).with_context(|| format!("`{}`", escaped_path(folder)))?;
+    compare(&escaped_path(path), bytes, free)
 }
 
 fn compare(path: &str, bytes: u64, free: u64) -> anyhow::Result<()> {
@@ -22,8 +22,7 @@ fn compare(path: &str, bytes: u64, free: u64) -> anyhow::Result<()> {
     }
     let full = anyhow!(io::Error::from(ErrorKind::StorageFull));
     Err(full.context(format!(
-        "`{}` needs {}, and {} are free: free some space, or write to another disk",
-        Escaped(path),
+        "`{path}` needs {}, and {} are free: free some space, or write to another disk",
         size::show(bytes),
         size::show(free),
     )))

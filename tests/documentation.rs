@@ -70,6 +70,35 @@ fn pages_show_what_is_printed() {
 }
 
 #[test]
+fn every_class_of_attack_has_tests_that_exist() {
+    let page = fs::read_to_string(root().join("docs/hostile-files.md")).unwrap();
+    let (_, table) = page.split_once("\n| class | what is tried | tests | result |\n").unwrap();
+    let rows: Vec<_> = table.lines().skip(1).take_while(|line| line.starts_with('|')).collect();
+    let mut tests = 0;
+    for (index, row) in rows.iter().enumerate() {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [class, _, named, _] = cells[..] else { panic!("{row}") };
+        assert_eq!(class, (index + 1).to_string(), "{row}");
+        let named: Vec<_> = named.split('`').filter(|part| part.contains("::")).collect();
+        assert!(!named.is_empty(), "no test: {row}");
+        for test in named {
+            let (path, name) = test.split_once("::").unwrap();
+            let source = fs::read_to_string(root().join(path));
+            let source = source.unwrap_or_else(|error| panic!("{test}: {error}"));
+            let (before, _) = source
+                .split_once(&format!("fn {name}("))
+                .unwrap_or_else(|| panic!("{path} has no test `{name}`"));
+            let attributes = before.trim_end().rsplit("\n\n").next().unwrap_or_default();
+            let is_test = attributes.contains("#[test]") || before.contains("proptest! {");
+            assert!(is_test && !attributes.contains("#[ignore"), "{test} is not run");
+            tests += 1;
+        }
+    }
+    assert_eq!(rows.len(), 45);
+    assert!(tests > 80, "{tests}");
+}
+
+#[test]
 fn every_command_has_its_help_on_the_page() {
     let page = fs::read_to_string(root().join("docs/commands.md")).unwrap();
     let help = tessera().arg("--help").assert().success();

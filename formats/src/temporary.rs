@@ -17,6 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir, TempPath};
 
+use crate::escape::escaped_path;
+
 /// What every name begins with.
 const PREFIX: &str = ".tessera-";
 
@@ -46,13 +48,13 @@ pub fn remove_all() {
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// Something stands there.
-    #[error("`{}` exists", path.display())]
+    #[error("`{}` exists", escaped_path(path))]
     Exists {
         /// The place.
         path: PathBuf,
     },
     /// The operating system refused.
-    #[error("cannot {action} `{}`", path.display())]
+    #[error("cannot {action} `{}`", escaped_path(path))]
     Io {
         /// What was attempted, a verb.
         action: &'static str,

@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 use tessera_calibration::collect::{Collection, Prefix};
 use tessera_calibration::statistics::{self, CollectionOptions, ObservationOptions};
 use tessera_calibration::statistics::{Provenance, StatisticsFile};
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_runtime::decoder::Decoder;
 
 use crate::convert::calibration::digests;
@@ -67,7 +67,7 @@ pub fn calibrate(request: &Request<'_>) -> anyhow::Result<Report> {
     ensure!(
         is_for_gguf(request.model)?,
         "`{}` is no GGUF file: calibrate the one that a pack is to be made from",
-        request.model.display(),
+        escaped_path(request.model),
     );
     let output = output::resolve(request)?;
     let text = request.model.display().to_string();
@@ -135,7 +135,7 @@ pub fn calibrate(request: &Request<'_>) -> anyhow::Result<Report> {
     collected.with_context(named)?;
     if let Err(changed) = gguf.check_unchanged() {
         // What was observed is of neither the file that was hashed nor the one that is there.
-        std::fs::remove_file(&output).with_context(|| format!("`{}`", output.display()))?;
+        std::fs::remove_file(&output).with_context(|| format!("`{}`", escaped_path(output)))?;
         return Err(changed.into());
     }
     // Of a run that goes on, only a part of the tokens was observed now.
@@ -162,7 +162,7 @@ pub fn context(model: &Path, asked: Option<usize>, decoder: &Decoder<'_>) -> any
     if !(2..=longest).contains(&context) {
         bail!(
             "`--ctx {context}`: a chunk must have from 2 to {longest} tokens, for which `{}` was trained",
-            model.display(),
+            escaped_path(model),
         );
     }
     Ok(context)

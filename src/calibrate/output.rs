@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use tessera_formats::escape::escaped_path;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::temporary;
 
@@ -48,10 +49,10 @@ pub fn check_name(output: &Path) -> anyhow::Result<()> {
     ensure!(
         output.extension().is_some_and(|extension| extension == "safetensors"),
         "the output `{}` must be called NAME.safetensors",
-        output.display(),
+        escaped_path(output),
     );
     let folder = temporary::folder(output);
-    ensure!(folder.is_dir(), "the folder `{}` does not exist", folder.display());
+    ensure!(folder.is_dir(), "the folder `{}` does not exist", escaped_path(folder));
     Ok(())
 }
 
@@ -60,9 +61,10 @@ pub fn check(request: &Request<'_>, gguf: &Gguf, output: &Path) -> anyhow::Resul
     if let Ok(existing) = fs::metadata(output) {
         let inputs = gguf.shards().iter().map(|shard| shard.path());
         for input in inputs.chain(request.dataset.iter().map(PathBuf::as_path)) {
-            let input = fs::metadata(input).with_context(|| format!("`{}`", input.display()))?;
+            let input =
+                fs::metadata(input).with_context(|| format!("`{}`", escaped_path(input)))?;
             if (existing.dev(), existing.ino()) == (input.dev(), input.ino()) {
-                bail!("the output `{}` is an input", output.display());
+                bail!("the output `{}` is an input", escaped_path(output));
             }
         }
     }
@@ -73,16 +75,16 @@ pub fn check(request: &Request<'_>, gguf: &Gguf, output: &Path) -> anyhow::Resul
 pub fn check_existing(output: &Path, force: bool) -> anyhow::Result<()> {
     match output.symlink_metadata() {
         Ok(existing) => {
-            ensure!(!existing.is_dir(), "the output `{}` is a folder", output.display());
+            ensure!(!existing.is_dir(), "the output `{}` is a folder", escaped_path(output));
             ensure!(
                 force,
                 "`{}` exists: choose another name, or `--force` to replace it",
-                output.display(),
+                escaped_path(output),
             );
             Ok(())
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("`{}`", output.display())),
+        Err(error) => Err(error).with_context(|| format!("`{}`", escaped_path(output))),
     }
 }
 

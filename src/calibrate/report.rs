@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 use tessera_calibration::statistics::{DataSource, InputStatistics, StatisticsFile};
-use tessera_formats::escape::escaped;
+use tessera_formats::escape::{escaped, escaped_path};
 
 use crate::convert::roles;
 use crate::progress;
@@ -117,7 +117,7 @@ impl Report {
             sha256: source.sha256.clone(),
         };
         let observing = run.as_ref().and_then(|run| run.observing);
-        let named = || format!("`{}`", path.display());
+        let named = || format!("`{}`", escaped_path(path));
         Ok(Report {
             output: path.display().to_string(),
             bytes: path.metadata().with_context(named)?.len(),

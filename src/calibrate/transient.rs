@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tessera_formats::escape::escaped_path;
 use tessera_formats::npu::Target;
 use tessera_formats::temporary::TemporaryFolder;
 
@@ -58,7 +59,7 @@ pub fn texts(dataset: &[PathBuf]) -> &[PathBuf] {
 /// Observes a model, with Hessians.
 pub fn observe(observation: &Observation<'_>) -> anyhow::Result<Transient> {
     let folder = TemporaryFolder::beside(observation.beside)
-        .with_context(|| format!("a folder beside `{}`", observation.beside.display()))?;
+        .with_context(|| format!("a folder beside `{}`", escaped_path(observation.beside)))?;
     let path = folder.path().join("statistics.safetensors");
     let opening =
         Opening::of_files(observation.target.clone(), observation.seed, observation.budget);

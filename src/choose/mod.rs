@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
+use tessera_formats::escape::escaped_path;
 use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Rates;
 use tessera_formats::temporary::{self, TemporaryFolder};
@@ -137,7 +138,7 @@ pub fn choose(request: &Request<'_>) -> anyhow::Result<(Summary, Choice)> {
         ensure!(
             request.conversion.force || !page.exists(),
             "`{}` exists: choose another folder, or `--force` to replace it",
-            page.display(),
+            escaped_path(page),
         );
     }
     let opening = opening(request);
@@ -262,7 +263,7 @@ fn attempt(
     let recipe = conversion.recipe.clone().with_schemes(&chosen.schemes)?.with_statistics(true);
     let observed = observe(&observation(request, texts, Some(&recipe)))?;
     let folder = TemporaryFolder::beside(conversion.output)
-        .with_context(|| format!("a folder beside `{}`", conversion.output.display()))?;
+        .with_context(|| format!("a folder beside `{}`", escaped_path(conversion.output)))?;
     let name = conversion.output.file_name().context("the output has no name")?;
     let pack = folder.path().join(name);
     let summary = convert(&convert::Request {
@@ -387,11 +388,11 @@ fn sensitivities(
         ensure!(
             found.setting.model.iter().map(|file| &file.sha256).eq(model.iter().map(|f| &f.sha256)),
             "the sensitivities `{}` are of another model than `{}`",
-            path.display(),
-            conversion.input.display(),
+            escaped_path(path),
+            escaped_path(conversion.input),
         );
         let pinned = |name: &str| conversion.recipe.pinned(name);
-        found.pin(pinned).with_context(|| format!("sensitivities `{}`", path.display()))?;
+        found.pin(pinned).with_context(|| format!("sensitivities `{}`", escaped_path(path)))?;
         return Ok((found, None));
     }
     let observed = observe(&observation(request, texts, None))?;

@@ -6,13 +6,15 @@ use crate::bench::{Request, bench};
 use crate::cli::BenchArguments;
 use crate::doctor::System;
 use crate::exit::Verdict;
+use crate::workers;
+use tessera_formats::escape::escaped_path;
 
 /// Measures and prints what was found.
 pub fn run(arguments: &BenchArguments) -> anyhow::Result<Verdict> {
     let root = &arguments.root;
-    let system = System::below(root).with_context(|| format!("root `{}`", root.display()))?;
+    let system = System::below(root).with_context(|| format!("root `{}`", escaped_path(root)))?;
     let opening = super::opening(&arguments.running, 0)?;
-    let report = super::worker_pool(opening.budget.threads)?.install(|| {
+    let report = workers::pool(opening.budget.threads)?.install(|| {
         bench(&Request {
             model: &arguments.model,
             prompts: &arguments.n_prompt,

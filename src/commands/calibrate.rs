@@ -1,19 +1,27 @@
 //! `tessera calibrate`: what a model's linears read on a text.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 
 use crate::calibrate::{Report, Request, calibrate, merge};
 use crate::cli::CalibrateArguments;
 use crate::convert::budget::Budget;
 use crate::exit::Verdict;
+use crate::inputs;
 use crate::models::Opening;
 use crate::options::Overrides;
 use crate::recipe::Recipe;
+use crate::workers;
 
 /// Observes or merges, and prints what was found.
 pub fn run(arguments: &CalibrateArguments) -> anyhow::Result<Verdict> {
+    if let Some(output) = &arguments.output {
+        let read = arguments.merge.iter().chain(&arguments.recipe).map(PathBuf::as_path);
+        inputs::keep(output, read.chain(super::board_file(&arguments.target)))?;
+    }
     let threads = super::threads(arguments.threads)?;
-    let report = super::worker_pool(threads)?.install(|| observe(arguments, threads))?;
+    let report = workers::pool(threads)?.install(|| observe(arguments, threads))?;
     super::warn(report.warnings());
     if arguments.json {
         super::print_json(&report)?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use tessera_formats::escape::escaped_path;
 use tessera_formats::gguf::{Gguf, Value};
 
 use crate::calibrate::transient::{Observation, Transient, observe};
@@ -13,11 +14,16 @@ use crate::cli::ConvertArguments;
 use crate::convert::budget::Budget;
 use crate::convert::{Request, check_output, convert};
 use crate::exit::Verdict;
+use crate::inputs;
 use crate::options::{Overrides, ScaleType};
 use crate::recipe::Recipe;
+use crate::workers;
 
 /// Converts and prints the summary.
 pub fn run(arguments: &ConvertArguments) -> anyhow::Result<Verdict> {
+    let sidecars = [&arguments.recipe, &arguments.calibration, &arguments.sensitivity];
+    let read = sidecars.into_iter().flatten().chain(&arguments.dataset).map(PathBuf::as_path);
+    inputs::keep(&arguments.output, read.chain(super::board_file(&arguments.target)))?;
     let recipe = match &arguments.recipe {
         Some(path) => Recipe::read(path, arguments.options)?,
         None => Recipe::uniform(arguments.options),
@@ -114,7 +120,7 @@ fn choose_and_convert(
         sensitivities: arguments.sensitivity.as_deref(),
         report: arguments.report.as_deref(),
     };
-    let (summary, choice) = super::worker_pool(threads)?.install(|| choose::choose(&request))?;
+    let (summary, choice) = workers::pool(threads)?.install(|| choose::choose(&request))?;
     super::warn(&summary.warnings);
     if arguments.json {
         let mut printed = serde_json::to_value(&summary)?;
@@ -132,7 +138,7 @@ fn layers(model: &Path) -> anyhow::Result<u64> {
     let gguf = Gguf::open(model)?;
     let key = format!("{}.block_count", gguf.architecture()?);
     let found = gguf.metadata().get(&key).and_then(Value::as_u64);
-    found.with_context(|| format!("`{}` does not say `{key}`", model.display()))
+    found.with_context(|| format!("`{}` does not say `{key}`", escaped_path(model)))
 }
 
 /// Observes the model behind layers quantized as the pack's will be.
@@ -155,7 +161,7 @@ fn observe_behind(
         target: &request.target,
         prefix: Some(&request.recipe),
     };
-    let pool = super::worker_pool(request.budget.threads)?;
+    let pool = workers::pool(request.budget.threads)?;
     let observed = pool.install(|| observe(&observation))?;
     super::warn(&observed.warnings);
     Ok(observed)

@@ -3,11 +3,12 @@
 use crate::cli::EvalArguments;
 use crate::eval::{Request, evaluate};
 use crate::exit::Verdict;
+use crate::workers;
 
 /// Measures and prints.
 pub fn run(arguments: &EvalArguments) -> anyhow::Result<Verdict> {
     let opening = super::opening(&arguments.running, arguments.seed)?;
-    let report = super::worker_pool(opening.budget.threads)?.install(|| {
+    let report = workers::pool(opening.budget.threads)?.install(|| {
         evaluate(&Request {
             models: &arguments.models,
             text: arguments.text.as_deref(),
@@ -21,7 +22,7 @@ pub fn run(arguments: &EvalArguments) -> anyhow::Result<Verdict> {
         })
     })?;
     if arguments.json {
-        super::print(&report.json()?)?;
+        super::print_text_of_json(&report.json()?)?;
     } else {
         super::print(&report.text()?)?;
     }

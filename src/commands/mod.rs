@@ -22,6 +22,7 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
+use tessera_formats::escape::{escaped, escaped_json, escaped_message, escaped_prose};
 use tessera_formats::npu::{Board, Target};
 use tessera_runtime::host::Overflow;
 
@@ -93,11 +94,6 @@ fn opening(arguments: &RunningArguments, seed: u64) -> anyhow::Result<Opening> {
     })
 }
 
-/// A pool of worker threads.
-fn worker_pool(threads: usize) -> anyhow::Result<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("worker threads")
-}
-
 /// Worker threads: as asked, or one per core.
 fn threads(asked: Option<usize>) -> anyhow::Result<usize> {
     match asked {
@@ -117,32 +113,46 @@ fn target(text: &str) -> anyhow::Result<Target> {
     Ok(board(text)?.target)
 }
 
+/// The file of a board, where one is named.
+fn board_file(target: &str) -> Option<&Path> {
+    Some(Path::new(target)).filter(|path| path.extension().is_some_and(|found| found == "json"))
+}
+
 /// The board with the chip of that name, or the one that a `board.json` describes.
 fn board(text: &str) -> anyhow::Result<Board> {
-    let path = Path::new(text);
-    if path.extension().is_none_or(|extension| extension != "json") {
+    let Some(path) = board_file(text) else {
         return Board::of_chip(text).ok_or_else(|| {
-            anyhow!("unknown target `{text}`: use rk3588, rk3588s, rk3576 or a board's file, `NAME.json`")
+            anyhow!(
+                "unknown target `{}`: use rk3588, rk3588s, rk3576 or a board's file, `NAME.json`",
+                escaped(text),
+            )
         });
-    }
-    let context = || format!("board `{text}`");
+    };
+    let shown = escaped(text);
+    let context = || format!("board `{shown}`");
     let metadata = fs::metadata(path).with_context(context)?;
-    ensure!(metadata.is_file(), "board `{text}` is no regular file");
+    ensure!(metadata.is_file(), "board `{shown}` is no regular file");
     ensure!(
         metadata.len() <= LARGEST_BOARD,
-        "board `{text}` has {} bytes, more than the {LARGEST_BOARD} it may have",
+        "board `{shown}` has {} bytes, more than the {LARGEST_BOARD} it may have",
         metadata.len(),
     );
     Board::parse(&fs::read_to_string(path).with_context(context)?).with_context(context)
 }
 
-/// Prints a result on stdout. That its reader went away is no failure of ours.
+/// Prints a result for people on stdout, with nothing in it that steers a terminal. That its reader
+/// went away is no failure of ours.
 fn print(text: &str) -> anyhow::Result<()> {
-    print_piece(text).map(drop)
+    write(&escaped_message(text)).map(drop)
 }
 
-/// Prints a piece of a result on stdout; whether anyone reads on.
+/// Prints a piece of a model's text on stdout; whether anyone reads on.
 fn print_piece(text: &str) -> anyhow::Result<bool> {
+    write(&escaped_prose(text))
+}
+
+/// Writes to stdout; whether anyone reads on.
+fn write(text: &str) -> anyhow::Result<bool> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
@@ -153,7 +163,12 @@ fn print_piece(text: &str) -> anyhow::Result<bool> {
 
 /// Prints a result as JSON on stdout.
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    print(&(serde_json::to_string_pretty(value)? + "\n"))
+    print_text_of_json(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Prints JSON, or lines of it, on stdout.
+fn print_text_of_json(json: &str) -> anyhow::Result<()> {
+    write(&escaped_json(json)).map(drop)
 }
 
 /// Tells what the user should know, on stderr.

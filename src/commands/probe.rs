@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
+use tessera_formats::escape::escaped_path;
 use tessera_formats::npu::Board;
+use tessera_formats::temporary;
 use tessera_runtime::rknn::open;
 
 use crate::cli::ProbeArguments;
@@ -16,14 +18,17 @@ use crate::talk::say;
 /// Asks the NPU, prints its answers and writes the board.
 pub fn run(arguments: &ProbeArguments) -> anyhow::Result<Verdict> {
     let root = &arguments.root;
-    let system = System::below(root).with_context(|| format!("root `{}`", root.display()))?;
+    let system = System::below(root).with_context(|| format!("root `{}`", escaped_path(root)))?;
     if let Some(output) = &arguments.output {
         // Not after a minute.
+        let folder = temporary::folder(output);
+        ensure!(folder.is_dir(), "the folder `{}` does not exist", escaped_path(folder));
+        ensure!(!output.is_dir(), "the output `{}` is a folder", escaped_path(output));
         let taken = output.symlink_metadata().is_ok();
         ensure!(
             !taken || arguments.force,
             "`{}` exists: choose another name, or `--force` to replace it",
-            output.display(),
+            escaped_path(output),
         );
     }
     let kind = arguments.device.into();

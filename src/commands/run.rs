@@ -3,11 +3,12 @@
 use crate::cli::RunArguments;
 use crate::completion::{Request, complete};
 use crate::exit::Verdict;
+use crate::workers;
 
 /// Generates, printing as it goes.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<Verdict> {
     let opening = super::opening(&arguments.running, 0)?;
-    let rates = super::worker_pool(opening.budget.threads)?.install(|| {
+    let rates = workers::pool(opening.budget.threads)?.install(|| {
         complete(
             &Request {
                 model: &arguments.model,

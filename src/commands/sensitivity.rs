@@ -1,14 +1,20 @@
 //! `tessera sensitivity`: what each scheme of each linear does to a model's logits.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, ensure};
+use tessera_formats::escape::escaped_path;
+use tessera_formats::temporary;
 
 use crate::calibrate::transient::{Observation, observe};
 use crate::cli::SensitivityArguments;
 use crate::convert::budget::Budget;
 use crate::exit::Verdict;
+use crate::inputs;
 use crate::models::Opening;
 use crate::recipe::Recipe;
 use crate::sensitivity::{Report, Request, sensitivity};
+use crate::workers;
 
 /// Tokens that are observed where no statistics are given.
 pub const OBSERVED_TOKENS: usize = 32768;
@@ -16,7 +22,7 @@ pub const OBSERVED_TOKENS: usize = 32768;
 /// Measures and prints.
 pub fn run(arguments: &SensitivityArguments) -> anyhow::Result<Verdict> {
     let threads = super::threads(arguments.threads)?;
-    let report = super::worker_pool(threads)?.install(|| measure(arguments, threads))?;
+    let report = workers::pool(threads)?.install(|| measure(arguments, threads))?;
     super::warn(report.warnings());
     if arguments.json {
         super::print_json(&report)?;
@@ -34,6 +40,11 @@ fn measure(arguments: &SensitivityArguments, threads: usize) -> anyhow::Result<R
     );
     let repeated = (1..schemes.len()).any(|index| schemes[..index].contains(&schemes[index]));
     ensure!(!repeated, "`--schemes` names a scheme twice");
+    let read = arguments.dataset.iter().chain(&arguments.recipe).chain(&arguments.calibration);
+    let read = read.chain([&arguments.model]).map(PathBuf::as_path);
+    inputs::keep(&arguments.output, read.chain(super::board_file(&arguments.target)))?;
+    let folder = temporary::folder(&arguments.output);
+    ensure!(folder.is_dir(), "the folder `{}` does not exist", escaped_path(folder));
     crate::calibrate::output::check_existing(&arguments.output, arguments.force)?;
     let recipe = match &arguments.recipe {
         Some(path) => Recipe::read(path, arguments.options)?,

@@ -6,6 +6,7 @@ use crate::cli::{ValidateArguments, ValidateDevice};
 use crate::exit::Verdict;
 use crate::models::{self, Device};
 use crate::validate::{Depth, Request, validate};
+use crate::workers;
 
 /// Validates and prints what was found.
 pub fn run(arguments: &ValidateArguments) -> anyhow::Result<Verdict> {
@@ -15,7 +16,7 @@ pub fn run(arguments: &ValidateArguments) -> anyhow::Result<Verdict> {
         ValidateDevice::StandIn => Device::StandIn,
     };
     let pack = PackReader::open(&arguments.pack)?;
-    let report = super::worker_pool(super::threads(arguments.threads)?)?.install(|| {
+    let report = workers::pool(super::threads(arguments.threads)?)?.install(|| {
         let cores = pack.manifest(0).map(|manifest| &manifest.target);
         let npu = match cores {
             Some(target) => models::npu::start(Some(device), arguments.library.as_deref(), target)?,

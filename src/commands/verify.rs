@@ -1,23 +1,22 @@
 //! `tessera verify`: is a pack what it says, and how near is it to its source?
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use crate::cli::VerifyArguments;
 use crate::exit::Verdict;
 use crate::inspect::is_gguf;
 use crate::verify::{Request, verify};
+use crate::workers;
+use tessera_formats::escape::escaped_path;
 
 /// Checks and prints what was found.
 pub fn run(arguments: &VerifyArguments) -> anyhow::Result<Verdict> {
     ensure!(
         !is_gguf(&arguments.pack)?,
         "`{}` is a GGUF file, not a pack (`NAME.safetensors`)",
-        arguments.pack.display(),
+        escaped_path(&arguments.pack),
     );
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(super::threads(arguments.threads)?)
-        .build()
-        .context("worker threads")?;
+    let pool = workers::pool(super::threads(arguments.threads)?)?;
     let report = pool.install(|| {
         verify(&Request {
             pack: &arguments.pack,

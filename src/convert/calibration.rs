@@ -1,6 +1,6 @@
 //! What a calibration observed, looked up for the inputs of a plan.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, ensure};
 use tessera_calibration::imatrix::ImportanceMatrix;
 use tessera_calibration::statistics::{FileDigest, InputStatistics, StatisticsFile};
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::gguf::{Gguf, Shard};
 use tessera_formats::pack::manifest;
 
@@ -51,7 +51,7 @@ impl Calibration {
         let file = Box::new(StatisticsFile::open(path)?);
         if !file.provenance().model.is_empty() {
             let checked = file.provenance().check_model(&digests(gguf)?);
-            checked.with_context(|| format!("`{}`", path.display()))?;
+            checked.with_context(|| format!("`{}`", escaped_path(path)))?;
         }
         let sha256 = hash_file(path, &AtomicBool::new(false))?;
         Ok(Calibration::File { file, sha256 })
@@ -145,10 +145,15 @@ fn is_importance_matrix(path: &Path) -> anyhow::Result<bool> {
     if path.extension().is_some_and(|extension| extension == "dat") {
         return Ok(true);
     }
-    let context = || format!("`{}`", path.display());
-    let mut magic = [0; 4];
-    let read = File::open(path).and_then(|mut file| file.read(&mut magic)).with_context(context)?;
-    Ok(read == magic.len() && &magic == b"GGUF")
+    let context = || format!("`{}`", escaped_path(path));
+    // Asked before opening: opening a pipe waits for its writer. The reader of statistics says no.
+    if !fs::metadata(path).with_context(context)?.is_file() {
+        return Ok(false);
+    }
+    let mut magic = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(4).read_to_end(&mut magic));
+    read.with_context(context)?;
+    Ok(magic == b"GGUF")
 }
 
 /// The model's files and their digests.

@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail, ensure};
-use tessera_formats::escape::Escaped;
+use anyhow::{anyhow, bail, ensure};
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::gguf::{Gguf, Shard, Value};
 use tessera_formats::npu::{Engine, Target};
 use tessera_formats::pack;
@@ -53,6 +53,7 @@ use crate::progress::{self, Progress};
 use crate::recipe::Recipe;
 use crate::size;
 use crate::space;
+use crate::workers;
 
 /// What is to be converted, and how.
 pub struct Request<'a> {
@@ -92,7 +93,7 @@ pub fn convert(request: &Request<'_>) -> anyhow::Result<Summary> {
     ensure!(
         !plan.linears.is_empty() || !plan.carried.is_empty(),
         "`{}` holds no tensors: nothing to convert",
-        request.input.display(),
+        escaped_path(request.input),
     );
     ensure!(
         plan.fits_domains(&request.target),
@@ -139,10 +140,12 @@ fn check_kind(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
     if let Some(kind) = kind.filter(|kind| !["model", "mmproj"].contains(kind)) {
         bail!(
             "`{}` is not a model: its `general.type` is `{}`",
-            request.input.display(),
+            escaped_path(request.input),
             Escaped(kind),
         );
     }
+    // The plan does not need it, and the pack does: a dry run says so, too.
+    gguf.architecture()?;
     Ok(())
 }
 
@@ -167,10 +170,7 @@ fn write(
     check_space(request, &shards, placed.len())?;
     let golden = plan.golden_columns().map(|columns| GoldenInputs::new(request.seed, columns));
     let progress = Progress::start("converting", work(gguf, plan));
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(request.budget.threads)
-        .build()
-        .context("worker threads")?;
+    let pool = workers::pool(request.budget.threads)?;
     let cancelled = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         let hashes = scope.spawn(|| hash_sources(gguf, &cancelled));

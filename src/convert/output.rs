@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::gguf::Gguf;
 use tessera_formats::pack;
 use tessera_formats::temporary;
@@ -19,16 +19,16 @@ pub fn check(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
     ensure!(
         output.extension().is_some_and(|extension| extension == "safetensors"),
         "the output `{}` must be called NAME.safetensors",
-        output.display(),
+        escaped_path(output),
     );
     let name = output.file_name().unwrap_or_default();
     ensure!(
         name.to_str().is_some(),
         "the output `{}` has a name that is not UTF-8, as names of packs are",
-        output.display(),
+        escaped_path(output),
     );
     let folder = temporary::folder(output);
-    ensure!(folder.is_dir(), "the folder `{}` does not exist", folder.display());
+    ensure!(folder.is_dir(), "the folder `{}` does not exist", escaped_path(folder));
     // The index of an interrupted run is looked at when it is known what else of it stands.
     let index = (!partial::exists(output)).then(|| pack::index_path(output)).transpose()?;
     let paths: Vec<_> = [output.to_owned()].into_iter().chain(index).collect();
@@ -47,21 +47,24 @@ pub fn check_files(
         match path.symlink_metadata() {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).with_context(|| format!("`{}`", path.display())),
+            Err(error) => return Err(error).with_context(|| format!("`{}`", escaped_path(path))),
         }
         // A link that leads nowhere has no metadata; a link of either kind leads to the same file.
         if let Ok(existing) = fs::metadata(path) {
-            ensure!(!existing.is_dir(), "the output `{}` is a folder", path.display());
+            ensure!(!existing.is_dir(), "the output `{}` is a folder", escaped_path(path));
             for shard in gguf.shards() {
                 let input = fs::metadata(shard.path())
-                    .with_context(|| format!("`{}`", shard.path().display()))?;
+                    .with_context(|| format!("`{}`", escaped_path(shard.path())))?;
                 if (existing.dev(), existing.ino()) == (input.dev(), input.ino()) {
-                    bail!("the output `{}` is the input", path.display());
+                    bail!("the output `{}` is the input", escaped_path(path));
                 }
             }
         }
         if !request.force && !request.dry_run {
-            bail!("`{}` exists: choose another name, or `--force` to replace it", path.display());
+            bail!(
+                "`{}` exists: choose another name, or `--force` to replace it",
+                escaped_path(path)
+            );
         }
     }
     Ok(())
@@ -75,7 +78,7 @@ pub fn remove_replaced(output: &Path, written: &[PathBuf]) -> anyhow::Result<()>
             && let Err(error) = fs::remove_file(&path)
             && error.kind() != ErrorKind::NotFound
         {
-            return Err(error).with_context(|| format!("`{}`", path.display()));
+            return Err(error).with_context(|| format!("`{}`", escaped_path(path)));
         }
     }
     Ok(())

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tessera_formats::escape::escaped_path;
 use tessera_formats::pack::manifest::{Manifest, Source};
 use tessera_formats::pack::{FinishedShard, SealedShard};
 use tessera_formats::temporary::{self, TemporaryFile};
@@ -95,7 +96,7 @@ impl<'a> PartialPack<'a> {
         resume: bool,
     ) -> anyhow::Result<Self> {
         let mut folder = PartialPack { path: folder(output), places, run, lock: None };
-        let path = folder.path.display().to_string();
+        let path = escaped_path(&folder.path);
         let kind = match folder.path.symlink_metadata() {
             Ok(kind) => kind,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(folder),
@@ -159,12 +160,12 @@ impl<'a> PartialPack<'a> {
             return Ok(None);
         };
         let (shard, manifest) = FinishedShard::reopen(path, &record.header_sha256)
-            .with_context(|| format!("remove `{}` to start anew", self.path.display()))?;
+            .with_context(|| format!("remove `{}` to start anew", escaped_path(&self.path)))?;
         ensure!(
             manifest.sources == sources,
             "the model is not the one that `{}` was begun with: its SHA-256 differs; convert that one, or \
              remove the folder to start anew",
-            self.path.display(),
+            escaped_path(&self.path),
         );
         Ok(Some(Finished { shard, manifest, linears: record.linears }))
     }
@@ -179,7 +180,7 @@ impl<'a> PartialPack<'a> {
         if self.lock.is_none() {
             match fs::create_dir(&self.path) {
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                    return Err(error).with_context(|| format!("`{}`", self.path.display()));
+                    return Err(error).with_context(|| format!("`{}`", escaped_path(&self.path)));
                 }
                 _ => self.take_lock()?,
             }
@@ -208,12 +209,12 @@ impl<'a> PartialPack<'a> {
             foreign.count() == 0,
             "the pack is complete, and `{}` holds files that are not of its conversion: look at them and \
              remove the folder",
-            self.path.display(),
+            escaped_path(&self.path),
         );
         // In one step, so that no run finds a folder that lacks something.
         let place = self.places.first().map_or(self.path.as_path(), PathBuf::as_path);
         temporary::discard_folder(&self.path, place)
-            .with_context(|| format!("`{}`", self.path.display()))?;
+            .with_context(|| format!("`{}`", escaped_path(&self.path)))?;
         Ok(temporary::sync_folder(temporary::folder(&self.path))?)
     }
 
@@ -225,7 +226,7 @@ impl<'a> PartialPack<'a> {
 
     fn take_lock(&mut self) -> anyhow::Result<()> {
         let path = self.path.join(LOCK);
-        let context = || format!("`{}`", path.display());
+        let context = || format!("`{}`", escaped_path(&path));
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -240,7 +241,7 @@ impl<'a> PartialPack<'a> {
             Err(TryLockError::WouldBlock) => {
                 bail!(
                     "another process converts into `{}`: wait until it has ended",
-                    self.path.display()
+                    escaped_path(&self.path)
                 )
             }
         }
@@ -252,7 +253,7 @@ impl<'a> PartialPack<'a> {
     fn compare(&self) -> anyhow::Result<()> {
         let found: Value = self
             .read_json(RUN)?
-            .with_context(|| format!("`{}` is missing", self.path.join(RUN).display()))?;
+            .with_context(|| format!("`{}` is missing", escaped_path(self.path.join(RUN))))?;
         let fields = [
             ("the version of tessera", "/manifest/tool"),
             ("the model", "/manifest/sources"),
@@ -271,7 +272,7 @@ impl<'a> PartialPack<'a> {
         bail!(
             "`{}` is that of another conversion ({} differs): go on with the options it was begun with, \
              or remove the folder to start anew",
-            self.path.display(),
+            escaped_path(&self.path),
             what.map_or("its layout", |(name, _)| name),
         )
     }
@@ -290,14 +291,14 @@ impl<'a> PartialPack<'a> {
 
     fn read_json<T: for<'d> Deserialize<'d>>(&self, name: &str) -> anyhow::Result<Option<T>> {
         let path = self.path.join(name);
-        let context = || format!("`{}`", path.display());
+        let context = || format!("`{}`", escaped_path(&path));
         let bytes = match fs::symlink_metadata(&path) {
             Ok(kind) => {
                 ensure!(
                     kind.is_file() && kind.len() <= LARGEST_RECORD,
                     "`{}` is not a file of at most {LARGEST_RECORD} bytes: remove `{}` to start anew",
-                    path.display(),
-                    self.path.display(),
+                    escaped_path(&path),
+                    escaped_path(&self.path),
                 );
                 fs::read(&path).with_context(context)?
             }
@@ -308,15 +309,15 @@ impl<'a> PartialPack<'a> {
         parsed.map(Some).with_context(|| {
             format!(
                 "`{}` is damaged: remove `{}` to start anew",
-                path.display(),
-                self.path.display()
+                escaped_path(&path),
+                escaped_path(&self.path)
             )
         })
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
         let path = self.path.join(name);
-        let context = || format!("`{}`", path.display());
+        let context = || format!("`{}`", escaped_path(&path));
         let mut file = TemporaryFile::beside(&path).with_context(context)?;
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
@@ -330,7 +331,7 @@ impl<'a> PartialPack<'a> {
 
     /// Names of files; one that is no text is none of a run's.
     fn names(&self) -> anyhow::Result<Vec<String>> {
-        let context = || format!("`{}`", self.path.display());
+        let context = || format!("`{}`", escaped_path(&self.path));
         fs::read_dir(&self.path)
             .with_context(context)?
             .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))

@@ -8,7 +8,7 @@ use anyhow::ensure;
 use half::bf16;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tessera_formats::escape::escaped;
+use tessera_formats::escape::{escaped, escaped_path};
 use tessera_formats::npu::Scheme;
 use tessera_formats::pack::manifest::{Input, Linear, Manifest};
 use tessera_formats::pack::{self, Dtype, FinishedShard, ShardWriter, names};
@@ -121,7 +121,7 @@ impl Conversion<'_> {
         ensure!(
             found.manifest.linears.iter().map(|linear| &linear.name).eq(expected),
             "`{}` holds other linears than this conversion puts there",
-            found.shard.path.display(),
+            escaped_path(&found.shard.path),
         );
         for input in &found.manifest.inputs {
             carry_on

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+use tessera_calibration::corpus;
+use tessera_formats::escape::escaped_path;
 use tessera_runtime::checkpoint::Checkpoint;
 use tessera_runtime::decoder::Decoder;
 use tessera_runtime::perplexity::{Chunks, Evaluation, LogitsFile, Participant, Reference};
@@ -41,6 +43,9 @@ pub struct Request<'a> {
 /// Tokens of a chunk where nothing else is said, as llama-perplexity.
 const CONTEXT: usize = 512;
 
+/// Largest text that is read, in bytes.
+const LARGEST_TEXT: u64 = corpus::LARGEST;
+
 /// A model, ready to be run.
 struct Ready<'a> {
     model: &'a Model,
@@ -64,7 +69,7 @@ pub fn evaluate(request: &Request<'_>) -> anyhow::Result<Report> {
     if let Some(path) = request.save_logits.filter(|path| path.exists()) {
         bail!(
             "`{}` already exists: remove it, or name another file with `--save-logits`",
-            path.display(),
+            escaped_path(path),
         );
     }
     let reference = request.reference.map(|spec| Model::open(spec, &plain(request.opening)));
@@ -140,12 +145,22 @@ fn chunks(
         ensure!(
             context == file.context(),
             "`{}` has chunks of {} tokens: leave `--ctx` out, or give the text",
-            file.path().display(),
+            escaped_path(file.path()),
             file.context(),
         );
         return Ok(Chunks::of_whole(tokens, context, bos)?);
     };
-    let named = || format!("text `{}`", path.display());
+    let named = || format!("text `{}`", escaped_path(path));
+    // Asked before opening: opening a pipe waits for its writer, and a device may have no end.
+    let metadata = fs::metadata(path).with_context(named)?;
+    ensure!(!metadata.is_dir(), "text `{}` is a directory", escaped_path(path));
+    ensure!(metadata.is_file(), "text `{}` is not a regular file", escaped_path(path));
+    ensure!(
+        metadata.len() <= LARGEST_TEXT,
+        "text `{}` has {} bytes, more than the {LARGEST_TEXT} it may have",
+        escaped_path(path),
+        metadata.len(),
+    );
     let text = fs::read(path).with_context(named)?;
     let text = String::from_utf8(text).map_err(|error| error.utf8_error()).with_context(named)?;
     // As llama.cpp reads a prompt from a file.

@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use tessera_formats::escape::escaped_path;
 
 pub use self::gguf::GgufReport;
 pub use self::pack::PackReport;
@@ -34,12 +35,12 @@ const GGUF_MAGIC: &[u8; 4] = b"GGUF";
 
 /// First bytes of a file; absent where it has fewer, and of folders.
 fn magic(path: &Path) -> anyhow::Result<Option<[u8; 4]>> {
-    let context = || format!("`{}`", path.display());
+    let context = || format!("`{}`", escaped_path(path));
     let metadata = fs::metadata(path).with_context(context)?;
     if metadata.is_dir() {
         return Ok(None);
     }
-    ensure!(metadata.is_file(), "`{}` is not a regular file", path.display());
+    ensure!(metadata.is_file(), "`{}` is not a regular file", escaped_path(path));
     let mut magic = [0; 4];
     match File::open(path).with_context(context)?.read_exact(&mut magic) {
         Ok(()) => Ok(Some(magic)),

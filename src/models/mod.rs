@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::gguf::{Gguf, Value};
 use tessera_formats::npu::Target;
 use tessera_formats::pack::PackReader;
@@ -136,7 +136,7 @@ impl Model {
         if let Some(kind) = kind.filter(|kind| *kind != "model") {
             bail!(
                 "`{}` cannot be run: its `general.type` is `{}`",
-                spec.path.display(),
+                escaped_path(&spec.path),
                 Escaped(kind),
             );
         }
@@ -202,13 +202,13 @@ impl Model {
         ensure!(
             spec.how.is_none(),
             "`{}` is a pack: only a GGUF file can be quantized or run like llama.cpp",
-            spec.path.display(),
+            escaped_path(&spec.path),
         );
         ensure!(
             !opening.quantizes(),
             "`{}` is a pack, and quantized already: leave `--scheme` and the other options of \
              quantization out, or name what is to be made of a GGUF file beside it, such as `FILE@w8a8`",
-            spec.path.display(),
+            escaped_path(&spec.path),
         );
         let pack = PackReader::open(&spec.path)?;
         let mut schemes: Vec<_> = pack.linears().map(|linear| linear.scheme).collect();

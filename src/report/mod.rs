@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 pub use self::data::Report;
 use self::data::{FORMAT, VERSION};
+use tessera_formats::escape::escaped_path;
 
 /// The data, in the folder of a report.
 pub const JSON_FILE: &str = "report.json";
@@ -42,13 +43,13 @@ struct Head {
 /// Where the file cannot be read, is not a report of this version, has a field that is not known, or a
 /// number that cannot be.
 pub fn read(path: &Path) -> anyhow::Result<Report> {
-    let context = || format!("report `{}`", path.display());
+    let context = || format!("report `{}`", escaped_path(path));
     let metadata = fs::metadata(path).with_context(context)?;
-    ensure!(metadata.is_file(), "report `{}` is not a regular file", path.display());
+    ensure!(metadata.is_file(), "report `{}` is not a regular file", escaped_path(path));
     ensure!(
         metadata.len() <= LARGEST_FILE,
         "report `{}` has {} bytes, more than the {LARGEST_FILE} a report may have",
-        path.display(),
+        escaped_path(path),
         metadata.len(),
     );
     let bytes = fs::read(path).with_context(context)?;

@@ -8,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 use tessera_formats::temporary;
 
 use crate::new_file::NewFile;
+use tessera_formats::escape::escaped_path;
 
 /// Puts `files`, each a name and its content, into `folder`, which is made where it is missing. A file
 /// that is there with the same content stays as it is; one with another is replaced only with `force`.
@@ -27,14 +28,14 @@ fn make(folder: &Path) -> anyhow::Result<bool> {
     match fs::create_dir(folder) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            ensure!(folder.is_dir(), "the output `{}` is not a folder", folder.display());
+            ensure!(folder.is_dir(), "the output `{}` is not a folder", escaped_path(folder));
             Ok(false)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("the folder `{}` does not exist", temporary::folder(folder).display())
+            bail!("the folder `{}` does not exist", escaped_path(temporary::folder(folder)))
         }
         Err(error) => {
-            Err(error).with_context(|| format!("cannot make the folder `{}`", folder.display()))
+            Err(error).with_context(|| format!("cannot make the folder `{}`", escaped_path(folder)))
         }
     }
 }
@@ -59,12 +60,12 @@ fn stands(path: &Path, content: &str, force: bool) -> anyhow::Result<bool> {
     let metadata = match path.symlink_metadata() {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error).with_context(|| format!("`{}`", path.display())),
+        Err(error) => return Err(error).with_context(|| format!("`{}`", escaped_path(path))),
     };
-    ensure!(!metadata.is_dir(), "the output `{}` is a folder", path.display());
+    ensure!(!metadata.is_dir(), "the output `{}` is a folder", escaped_path(path));
     if metadata.is_file() && metadata.len() == u64::try_from(content.len())? {
         let existing =
-            fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+            fs::read(path).with_context(|| format!("cannot read `{}`", escaped_path(path)))?;
         if existing == content.as_bytes() {
             return Ok(true);
         }
@@ -72,7 +73,7 @@ fn stands(path: &Path, content: &str, force: bool) -> anyhow::Result<bool> {
     ensure!(
         force,
         "`{}` exists: choose another folder, or `--force` to replace it",
-        path.display(),
+        escaped_path(path),
     );
     Ok(false)
 }

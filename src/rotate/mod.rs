@@ -19,7 +19,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::gguf::{Gguf, GgufWriter, Shard, Value};
 use tessera_runtime::checkpoint::GgufCheckpoint;
 use tessera_runtime::decoder::Decoder;
@@ -32,6 +32,7 @@ use self::weights::Rotator;
 use crate::convert::budget::Budget;
 use crate::new_file::NewFile;
 use crate::progress::{self, Progress};
+use crate::workers;
 
 /// Keys of a model in several files, which the new one is not.
 const SPLIT: [&str; 3] = ["split.no", "split.count", "split.tensors.count"];
@@ -63,7 +64,7 @@ pub fn rotate(request: &Request<'_>) -> anyhow::Result<Summary> {
     let gguf = Gguf::open(request.input)?;
     check_kind(request, &gguf)?;
     let checkpoint = GgufCheckpoint::new(&gguf);
-    let named = || format!("`{}`", request.input.display());
+    let named = || format!("`{}`", escaped_path(request.input));
     let decoder = Decoder::new(&checkpoint).with_context(named)?;
     let model = decoder.model();
     model.check_residual_rotation().with_context(named)?;
@@ -111,12 +112,12 @@ fn check_kind(request: &Request<'_>, gguf: &Gguf) -> anyhow::Result<()> {
     if let Some(kind) = kind.filter(|kind| *kind != "model") {
         bail!(
             "`{}` is not a model: its `general.type` is `{}`",
-            request.input.display(),
+            escaped_path(request.input),
             Escaped(kind),
         );
     }
     if let Some(Rotated { seed, .. }) = Rotated::of(gguf.metadata()) {
-        bail!("`{}` is rotated already, with seed {seed}", request.input.display());
+        bail!("`{}` is rotated already, with seed {seed}", escaped_path(request.input));
     }
     Ok(())
 }
@@ -131,10 +132,7 @@ fn write(request: &Request<'_>, gguf: &Gguf, plan: &Plan) -> anyhow::Result<u64>
     file.write_at(0, &head)?;
     let work = plan.tensors.iter().map(|tensor| gguf.tensors()[tensor.source].bytes).sum();
     let progress = Progress::start("rotating", work);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(request.budget.threads)
-        .build()
-        .context("worker threads")?;
+    let pool = workers::pool(request.budget.threads)?;
     let rotator = Rotator { gguf, plan, file: &file, budget: request.budget, progress: &progress };
     let placed = header.tensors();
     let result = pool.install(|| {

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tessera_calibration::statistics::{DataSource, FileDigest};
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::npu::{Scheme, Work};
 use tessera_formats::temporary::TemporaryFile;
 
@@ -261,13 +261,13 @@ impl Sensitivities {
     ///
     /// If the file cannot be read, is of another version, or holds what no measurement gives.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let context = || format!("sensitivities `{}`", path.display());
+        let context = || format!("sensitivities `{}`", escaped_path(path));
         let metadata = fs::metadata(path).with_context(context)?;
-        ensure!(metadata.is_file(), "sensitivities `{}` are no regular file", path.display());
+        ensure!(metadata.is_file(), "sensitivities `{}` are no regular file", escaped_path(path));
         ensure!(
             metadata.len() <= LARGEST_FILE,
             "sensitivities `{}` have {} bytes, more than the {LARGEST_FILE} they may have",
-            path.display(),
+            escaped_path(path),
             metadata.len(),
         );
         let text = fs::read_to_string(path).with_context(context)?;
@@ -368,7 +368,7 @@ impl Sensitivities {
     ///
     /// If the folder or the file cannot be written.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let context = || format!("`{}`", path.display());
+        let context = || format!("`{}`", escaped_path(path));
         let mut file = TemporaryFile::beside(path).with_context(context)?;
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');

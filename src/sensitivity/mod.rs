@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::gguf::Gguf;
 use tessera_formats::npu::Scheme;
 use tessera_runtime::checkpoint::Checkpoint;
@@ -27,6 +27,7 @@ use self::measure::{Measurement, Replacements};
 use crate::calibrate::{self, text};
 use crate::convert::calibration::{Calibration, digests};
 use crate::convert::roles;
+use crate::inputs;
 use crate::models::{self, How, Model, ModelSpec, Opening, QuantizedCheckpoint};
 use crate::options::{Overrides, SchemeChoice};
 use crate::progress::Progress;
@@ -86,6 +87,8 @@ pub fn sensitivity(request: &Request<'_>) -> anyhow::Result<Report> {
     let spec = ModelSpec { text, path: request.model.to_owned(), how: Some(How::Float) };
     let model = Model::open(&spec, request.opening)?;
     let gguf = model.gguf().context("no GGUF file: a pack is quantized already")?;
+    // Of a split, shards that were not named are read, too.
+    inputs::keep(request.output, gguf.shards().iter().map(|shard| shard.path()))?;
     let checkpoint = model.checkpoint(request.opening)?;
     let named = || format!("`{}`", Escaped(&model.name));
     let decoder = Decoder::new(&*checkpoint).with_context(named)?;
@@ -127,7 +130,7 @@ pub fn sensitivity(request: &Request<'_>) -> anyhow::Result<Report> {
     let spent = run.layers(&mut found, &partial).with_context(named)?;
     found.write(request.output)?;
     if partial.exists() {
-        std::fs::remove_file(&partial).with_context(|| format!("`{}`", partial.display()))?;
+        std::fs::remove_file(&partial).with_context(|| format!("`{}`", escaped_path(partial)))?;
     }
     Ok(Report::new(found, request.output, spent, text.warnings))
 }
@@ -140,13 +143,13 @@ fn begun(request: &Request<'_>, partial: &Path, setting: Setting) -> anyhow::Res
     ensure!(
         request.resume,
         "`{}` of an unfinished run exists: go on with it by `--resume`, or remove it to start anew",
-        partial.display(),
+        escaped_path(partial),
     );
     let found = Sensitivities::read(partial)?;
     ensure!(
         found.setting == setting,
         "`{}` is of another model, text, recipe or choice of options: remove it to start anew",
-        partial.display(),
+        escaped_path(partial),
     );
     Ok(found)
 }

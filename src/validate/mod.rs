@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use tessera_formats::escape::escaped;
+use tessera_formats::escape::{escaped, escaped_path};
 use tessera_formats::pack::PackReader;
 use tessera_runtime::rknn::{LoadOptions, LoadedWeights, Npu, check};
 
@@ -64,7 +64,7 @@ pub fn validate(request: &Request<'_>) -> anyhow::Result<Report> {
     ensure!(
         pack.linears().next().is_some(),
         "`{}` has no linears: there is nothing to validate",
-        request.pack.display(),
+        escaped_path(request.pack),
     );
     let mut report = Report::new(request.pack, DeviceReport::of(request.npu.as_deref()));
     if let Some(npu) = &request.npu {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use tessera_formats::escape::escaped_path;
 use tessera_formats::pack::PackReader;
 use tessera_runtime::checkpoint::{Checkpoint, PackCheckpoint};
 use tessera_runtime::decoder::{Decoder, LayerCache, Sequence};
@@ -122,7 +123,7 @@ pub fn compare(
     let tokenizer = Tokenizer::new(checkpoint.metadata())?;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let chunk = logits.tokens().get(..logits.context());
-    let tokens = chunk.with_context(|| format!("`{}` has no chunk", file.display()))?.to_vec();
+    let tokens = chunk.with_context(|| format!("`{}` has no chunk", escaped_path(file)))?.to_vec();
     let chunks = Chunks::of_whole(tokens, logits.context(), bos)?;
     let name = path.display().to_string();
     let evaluation = Evaluation {

@@ -13,7 +13,7 @@
 //! the next one are there: they are renamed last.
 
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -28,6 +28,9 @@ const LAYOUT: u32 = 1;
 const RECORD: &str = "run.json";
 const LOCK: &str = "lock";
 const WHOLE: &str = "statistics.safetensors";
+
+/// Most bytes of the record: some for each file of the data.
+const LARGEST_RECORD: u64 = 64 << 20;
 
 /// Endings of names while a file is written.
 const PART: &str = ".part";
@@ -140,8 +143,15 @@ impl WorkFolder {
     /// Compares what the run is of with what the folder says, or writes it there.
     fn compare(&self, expected: &Value) -> Result<(), CollectError> {
         let path = self.path.join(RECORD);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
+        let mut text = Vec::new();
+        let read =
+            File::open(&path).and_then(|file| file.take(LARGEST_RECORD + 1).read_to_end(&mut text));
+        match read {
+            Ok(read) if u64::try_from(read).is_ok_and(|read| read <= LARGEST_RECORD) => {}
+            Ok(_) => {
+                let what = format!("has more than {LARGEST_RECORD} bytes");
+                return Err(CollectError::Damaged { path, what });
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let temporary = self.path.join(format!("{RECORD}{PART}"));
                 let written = fs::write(&temporary, format!("{expected:#}\n"))
@@ -150,7 +160,7 @@ impl WorkFolder {
                 return replace(&temporary, &path);
             }
             Err(error) => return Err(CollectError::io("read", &path)(error)),
-        };
+        }
         let found: Value = serde_json::from_slice(&text).map_err(|error| {
             CollectError::Damaged { path, what: format!("is malformed: {error}") }
         })?;
@@ -196,9 +206,19 @@ fn differ(name: &str, found: &Value, expected: &Value, differences: &mut Vec<Str
     }
 }
 
-/// Whether a folder holds nothing but what a run leaves in one.
+/// Whether a folder holds nothing but what a run leaves in one: regular files. A link would have what it
+/// leads to overwritten, and opening a pipe waits.
 fn is_work_folder(path: &Path) -> Result<bool, CollectError> {
-    Ok(names(path)?.iter().all(|name| is_own(name)))
+    let io = |error| CollectError::io("read", path)(error);
+    for entry in fs::read_dir(path).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if !is_own(&entry.file_name().to_string_lossy())
+            || !entry.file_type().map_err(io)?.is_file()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether a file of that name is a run's.

@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::path::PathBuf;
 
-use tessera_formats::escape::Escaped;
+use tessera_formats::escape::{Escaped, escaped_path};
 use tessera_formats::pack::PackError;
 use thiserror::Error;
 
@@ -24,7 +24,7 @@ pub enum RknnError {
         searched: String,
     },
     /// A file that cannot be read.
-    #[error("`{}` cannot be read", path.display())]
+    #[error("`{}` cannot be read", escaped_path(path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum RknnError {
         source: std::io::Error,
     },
     /// A file that the loader does not take.
-    #[error("`{}` cannot be loaded", path.display())]
+    #[error("`{}` cannot be loaded", escaped_path(path))]
     Load {
         /// The file.
         path: PathBuf,
@@ -40,7 +40,10 @@ pub enum RknnError {
         source: libloading::Error,
     },
     /// A library that does not say its version.
-    #[error("`{}` does not say its version: it is no librknnrt, or one that is not known", path.display())]
+    #[error(
+        "`{}` does not say its version: it is no librknnrt, or one that is not known",
+        escaped_path(path)
+    )]
     NoVersion {
         /// The file.
         path: PathBuf,
@@ -49,7 +52,7 @@ pub enum RknnError {
     #[error(
         "`{}` has version {found}, and {LEAST_VERSION} is the least: older ones lay out their structures differently, and \
          would write into the wrong memory",
-        path.display()
+        escaped_path(path)
     )]
     TooOld {
         /// The file.
@@ -58,7 +61,7 @@ pub enum RknnError {
         found: Version,
     },
     /// A library without a function that is needed.
-    #[error("`{}` has no `{name}`", path.display())]
+    #[error("`{}` has no `{name}`", escaped_path(path))]
     Symbol {
         /// The file.
         path: PathBuf,
@@ -142,7 +145,7 @@ pub enum RknnError {
     #[error("the thread of a core of the NPU has ended: this is a bug")]
     CoreLost,
     /// A library that drives something else than it was opened for.
-    #[error("`{}` is {}: it is for `--device {found}`, not for `--device {asked}`", path.display(), kind(*found))]
+    #[error("`{}` is {}: it is for `--device {found}`, not for `--device {asked}`", escaped_path(path), kind(*found))]
     Kind {
         /// The library.
         path: PathBuf,
@@ -152,7 +155,10 @@ pub enum RknnError {
         asked: Kind,
     },
     /// Another process drives the NPU.
-    #[error("another process of tessera drives the NPU (`{}` is locked): two at once can panic the kernel", path.display())]
+    #[error(
+        "another process of tessera drives the NPU (`{}` is locked): two at once can panic the kernel",
+        escaped_path(path)
+    )]
     Busy {
         /// The lock.
         path: PathBuf,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::abi::{self, Context};
 use super::{LEAST_VERSION, RknnError, Version};
+use tessera_formats::escape::escaped_path;
 
 /// What the library's file is called.
 pub const LIBRARY: &str = "librknnrt.so";
@@ -55,7 +56,7 @@ impl Library {
     pub fn find(folders: &[PathBuf]) -> Result<PathBuf, RknnError> {
         let found = folders.iter().map(|folder| folder.join(LIBRARY)).find(|path| path.exists());
         found.ok_or_else(|| {
-            let shown = folders.iter().map(|folder| format!("`{}`", folder.display()));
+            let shown = folders.iter().map(|folder| format!("`{}`", escaped_path(folder)));
             RknnError::NotFound { searched: shown.collect::<Vec<_>>().join(", ") }
         })
     }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
@@ -64,6 +65,10 @@ pub fn open(kind: Kind, path: Option<&Path>) -> Result<(Arc<Library>, Option<Npu
 
 /// What a library drives, by what stands behind its version; `None` if it says no version.
 fn kind_of(path: &Path) -> std::io::Result<Option<Kind>> {
+    // Asked before opening: opening a pipe waits for its writer, and a device may have no end.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+    }
     let found = Version::with_text(VERSION_MARK, &mut File::open(path)?)?;
     let is_stand_in = |(_, text): (_, String)| text.contains(STAND_IN);
     Ok(found.map(|found| if is_stand_in(found) { Kind::StandIn } else { Kind::Board }))
