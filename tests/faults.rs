@@ -375,6 +375,13 @@ fn finished_files_are_kept_when_a_signal_ends_the_run() {
     let (code, said) = run(&resume);
     assert!(code == 2 && said.contains("is in the way"), "{said}");
     fs::remove_file(partial.join("notes.txt")).unwrap();
+    // Nor is a link taken for a file: it would come to stand in the pack's place.
+    let moved = folder.path().join("moved");
+    fs::rename(partial.join(&shard), &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, partial.join(&shard)).unwrap();
+    let (code, said) = run(&resume);
+    assert!(code == 2 && said.contains("is in the way"), "{said}");
+    fs::rename(&moved, partial.join(&shard)).unwrap();
     let record = partial.join("finished-00001.json");
     let kept = fs::read(&record).unwrap();
     fs::write(&record, &kept[..kept.len() / 2]).unwrap();

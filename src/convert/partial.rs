@@ -102,7 +102,7 @@ impl<'a> PartialPack<'a> {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(folder),
             Err(error) => return Err(error).with_context(|| format!("`{path}`")),
         };
-        let own = kind.is_dir() && folder.names()?.iter().all(|name| is_own(name));
+        let own = kind.is_dir() && folder.is_own()?;
         ensure!(
             own,
             "`{path}` is in the way: it is not what an unfinished conversion of this pack left; move or \
@@ -327,6 +327,20 @@ impl<'a> PartialPack<'a> {
 
     fn names_if_any(&self) -> anyhow::Result<Vec<String>> {
         self.lock.as_ref().map_or(Ok(Vec::new()), |_| self.names())
+    }
+
+    /// Whether there is nothing but what runs leave: regular files, because a link would come to stand
+    /// in the pack's place, and opening a pipe waits.
+    fn is_own(&self) -> anyhow::Result<bool> {
+        let context = || format!("`{}`", escaped_path(&self.path));
+        for entry in fs::read_dir(&self.path).with_context(context)? {
+            let entry = entry.with_context(context)?;
+            let is_file = entry.file_type().with_context(context)?.is_file();
+            if !is_file || !is_own(&entry.file_name().to_string_lossy()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Names of files; one that is no text is none of a run's.
