@@ -377,7 +377,7 @@ fn many_tensors_and_long_rows_do_not_exhaust_anything() {
     writer.metadata("general.architecture", "llama").unwrap();
     let count = 65_536;
     for index in 0..count {
-        writer.tensor(&format!("blk.{index}.attn_norm.weight"), GgmlType::F32, &[1]).unwrap();
+        writer.tensor(format!("blk.{index}.attn_norm.weight"), GgmlType::F32, &[1]).unwrap();
     }
     let mut file = File::create(folder.path().join("model.gguf")).unwrap();
     writer.write_header(&mut file).unwrap();

@@ -47,7 +47,8 @@ const DENORMAL: [u8; 2] = [1, 0];
 
 /// A block of `before` zeros, a scale of 1, and `after` bytes of weights.
 fn block(before: usize, after: usize) -> Vec<u8> {
-    [vec![0; before], ONE.to_vec(), (0..after).map(|i| (i * 37 % 251) as u8).collect()].concat()
+    [vec![0; before], ONE.to_vec(), (0..=u8::MAX).cycle().step_by(37).take(after).collect()]
+        .concat()
 }
 
 pub fn cases() -> Vec<Case> {
