@@ -1,39 +1,7 @@
-//! The `tessera` command line: parse, dispatch, report.
-
-mod bench;
-mod calibrate;
-mod choose;
-mod cli;
-mod commands;
-mod completion;
-mod convert;
-mod diff;
-mod doctor;
-mod eval;
-mod exit;
-mod hash;
-mod inspect;
-mod models;
-mod new_file;
-mod options;
-mod probe;
-mod progress;
-mod recipe;
-mod report;
-mod rotate;
-mod sensitivity;
-mod size;
-mod table;
-mod talk;
-mod validate;
-mod verify;
-mod weights;
+//! The program: the library's command line, and nothing else.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
-    exit::report(commands::run(arguments.command))
+    tessera::main()
 }

@@ -105,7 +105,8 @@ impl Recipe {
         Self::parse(&text, command_line).with_context(context)
     }
 
-    fn parse(text: &str, command_line: Overrides) -> anyhow::Result<Self> {
+    /// Parses the text of a recipe; `command_line` overrides its defaults, its rules override both.
+    pub fn parse(text: &str, command_line: Overrides) -> anyhow::Result<Self> {
         let file: RecipeFile = toml::from_str(text).map_err(mistake)?;
         let rules = file
             .rules

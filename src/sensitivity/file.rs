@@ -273,7 +273,12 @@ impl Sensitivities {
         Self::parse(&text).with_context(context)
     }
 
-    fn parse(text: &str) -> anyhow::Result<Self> {
+    /// Parses the text of a file, and refuses what cannot be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`], but for the file.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
         /// What tells whether the rest can be understood.
         #[derive(Deserialize)]
         struct Head {
