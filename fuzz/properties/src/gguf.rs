@@ -5,6 +5,7 @@ use tessera_formats::gguf::{Gguf, Metadata};
 
 use crate::gguf_bytes::File;
 use crate::input;
+use crate::told::{message, told};
 
 /// Any bytes as a GGUF file: an error, or a model whose every tensor can be read and not a byte more.
 pub fn gguf(data: &[u8]) {
@@ -12,7 +13,7 @@ pub fn gguf(data: &[u8]) {
     let gguf = match Gguf::open(&path) {
         Ok(gguf) => gguf,
         Err(error) => {
-            let _ = error.to_string();
+            told(&error);
             return;
         }
     };
@@ -21,7 +22,7 @@ pub fn gguf(data: &[u8]) {
             gguf.metadata().get(key).map(|value| value.value_type()),
             Some(value.value_type())
         );
-        let _ = value.to_string();
+        message(&value.to_string());
     }
     let _ = gguf.architecture();
     // The section of keys is one by itself.

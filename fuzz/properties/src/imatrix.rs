@@ -3,6 +3,7 @@
 use tessera_calibration::imatrix::ImportanceMatrix;
 
 use crate::input;
+use crate::told::told;
 
 /// Any bytes as an importance matrix: an error, or means that are numbers, and statistics of them.
 pub fn imatrix(data: &[u8]) {
@@ -10,7 +11,7 @@ pub fn imatrix(data: &[u8]) {
     let matrix = match ImportanceMatrix::read(&path) {
         Ok(matrix) => matrix,
         Err(error) => {
-            let _ = error.to_string();
+            told(&error);
             return;
         }
     };
@@ -24,6 +25,6 @@ pub fn imatrix(data: &[u8]) {
     }
     let whole = |name: &str| matrix.entries.get(name).map(|entry| entry.mean_squares.len());
     if let Ok(statistics) = matrix.to_statistics(whole) {
-        let _ = statistics.inputs.iter().map(|input| input.channel_rms()).count();
+        statistics.inputs.iter().for_each(|input| drop(input.channel_rms()));
     }
 }

@@ -6,6 +6,7 @@
 //! without more memory than its bytes justify.
 
 mod blocks;
+mod changes;
 mod gguf;
 mod gguf_bytes;
 mod hostile;
@@ -14,19 +15,18 @@ mod input;
 mod logits;
 mod model;
 mod pack;
-mod pack_changes;
 mod statistics;
 mod text;
 mod tokenizer;
+mod told;
 
 pub use blocks::dequantize;
 pub use gguf::{gguf, gguf_structured};
 pub use imatrix::imatrix;
 pub use logits::base_logits;
 pub use model::model;
-pub use pack::{pack, pack_index, pack_manifest};
-pub use pack_changes::pack_structured;
-pub use statistics::statistics;
+pub use pack::{pack, pack_index, pack_manifest, pack_structured};
+pub use statistics::{statistics, statistics_structured};
 pub use text::{board, recipe, sensitivity};
 pub use tokenizer::tokenizer;
 
@@ -34,7 +34,7 @@ pub use tokenizer::tokenizer;
 pub type Property = fn(&[u8]);
 
 /// Every property, by the name of its target.
-pub const PROPERTIES: [(&str, Property); 15] = [
+pub const PROPERTIES: [(&str, Property); 16] = [
     ("gguf", gguf),
     ("gguf_structured", gguf_structured),
     ("tokenizer", tokenizer),
@@ -45,6 +45,7 @@ pub const PROPERTIES: [(&str, Property); 15] = [
     ("pack_index", pack_index),
     ("recipe", recipe),
     ("statistics", statistics),
+    ("statistics_structured", statistics_structured),
     ("imatrix", imatrix),
     ("base_logits", base_logits),
     ("board", board),

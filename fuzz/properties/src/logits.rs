@@ -3,6 +3,7 @@
 use tessera_runtime::perplexity::LogitsFile;
 
 use crate::input;
+use crate::told::told;
 
 /// Rows that are read of one file.
 const ROWS: usize = 64;
@@ -13,7 +14,7 @@ pub fn base_logits(data: &[u8]) {
     let file = match LogitsFile::open(&path) {
         Ok(file) => file,
         Err(error) => {
-            let _ = error.to_string();
+            told(&error);
             return;
         }
     };
@@ -29,7 +30,7 @@ pub fn base_logits(data: &[u8]) {
                     assert!(found.iter().all(|ln| ln.is_finite() && *ln < 0.01));
                 }
                 Err(error) => {
-                    let _ = error.to_string();
+                    told(&error);
                 }
             }
         }

@@ -11,6 +11,7 @@ use tessera_runtime::linear::{Linear, LinearError};
 use crate::gguf_bytes::{Value, put_key};
 use crate::hostile::{Hostile, Rarely};
 use crate::input;
+use crate::told::told;
 
 /// A GGUF file, or keys that are made up: a graph, whose layers can be asked for, or an error.
 pub fn model(data: &[u8]) {
@@ -31,7 +32,7 @@ fn check(checkpoint: &dyn Checkpoint) {
         let decoder = match Decoder::for_context(checkpoint, context) {
             Ok(decoder) => decoder,
             Err(error) => {
-                let _ = error.to_string();
+                told(&error);
                 continue;
             }
         };

@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use arbitrary::{Arbitrary, Unstructured};
 use tessera_formats::pack::PackReader;
 use tessera_runtime::checkpoint::{Checkpoint, PackCheckpoint};
 use tessera_runtime::simulator::Simulation;
 
+use crate::changes::{Changes, Header};
 use crate::input;
-use crate::pack_changes::Header;
+use crate::told::told;
 
 /// Largest tensor whose rows are read, in elements.
 const MOST_ELEMENTS: u64 = 1 << 20;
@@ -20,11 +22,22 @@ pub fn pack(data: &[u8]) {
     open(&path, data.len() as u64);
 }
 
+/// A pack that `tessera convert` made of a small model (`examples/seeds.rs`).
+static SMALL: LazyLock<Header> =
+    LazyLock::new(|| Header::of(include_bytes!("../data/small.safetensors"), "tessera"));
+
+/// The small pack with changes.
+pub fn pack_structured(data: &[u8]) {
+    if let Ok(changes) = Changes::arbitrary(&mut Unstructured::new(data)) {
+        pack(&SMALL.changed(&changes));
+    }
+}
+
 /// Any bytes as the manifest of a pack whose tensors are right.
 pub fn pack_manifest(data: &[u8]) {
-    let Ok(manifest) = str::from_utf8(data) else { return };
-    static SMALL_HEADER: LazyLock<Header> = LazyLock::new(Header::of_small);
-    pack(&SMALL_HEADER.with_manifest(manifest));
+    if let Ok(manifest) = str::from_utf8(data) {
+        pack(&SMALL.with_document(manifest));
+    }
 }
 
 /// Any bytes as the index of a pack whose files are right.
@@ -46,7 +59,7 @@ pub fn open(path: &Path, bytes: u64) {
     let pack = match PackReader::open(path) {
         Ok(pack) => pack,
         Err(error) => {
-            let _ = error.to_string();
+            told(&error);
             return;
         }
     };
@@ -69,7 +82,7 @@ pub fn open(path: &Path, bytes: u64) {
     match PackCheckpoint::open(pack, Simulation::default()) {
         Ok(checkpoint) => load(&checkpoint),
         Err(error) => {
-            let _ = error.to_string();
+            told(&error);
         }
     }
 }
@@ -83,7 +96,7 @@ fn load(checkpoint: &PackCheckpoint) {
         match checkpoint.linear(name) {
             Ok(linear) => assert!(linear.k() > 0 && linear.n() > 0),
             Err(error) => {
-                let _ = error.to_string();
+                told(&error);
             }
         }
         if let Some(elements) = elements.filter(|elements| *elements <= MOST_ELEMENTS) {
@@ -91,5 +104,20 @@ fn load(checkpoint: &PackCheckpoint) {
             let _ = checkpoint.read_rows(name, 0, &mut out);
             let _ = checkpoint.read_rows(name, u64::MAX, &mut out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_small_pack_is_one() {
+        let path = input::file("unchanged.safetensors", &SMALL.changed(&Changes::default()));
+        let pack = PackReader::open(&path).unwrap();
+        let names: Vec<String> = pack.linears().map(|linear| linear.name.clone()).collect();
+        let checkpoint = PackCheckpoint::open(pack, Simulation::default()).unwrap();
+        assert_eq!(names.len(), 7);
+        assert!(names.iter().all(|name| checkpoint.linear(name).is_ok()));
     }
 }

@@ -1,5 +1,6 @@
 //! Texts: recipes, `board.json`, files of sensitivities.
 
+use crate::told::{message, told};
 use tessera_formats::npu::{Board, Scheme, Work};
 
 /// Names of tensors that recipes are asked for.
@@ -15,14 +16,14 @@ const NAMES: [&str; 6] = [
 /// Any text as a recipe: an error, or options or a contradiction for any name.
 pub fn recipe(data: &[u8]) {
     if let Ok(text) = str::from_utf8(data) {
-        tessera::fuzzing::recipe(text, &NAMES);
+        let _ = tessera::fuzzing::recipe(text, &NAMES).map_err(|error| message(&error));
     }
 }
 
 /// Any text as a file of sensitivities: an error, or a finite damage for every option.
 pub fn sensitivity(data: &[u8]) {
     if let Ok(text) = str::from_utf8(data) {
-        tessera::fuzzing::sensitivities(text);
+        let _ = tessera::fuzzing::sensitivities(text).map_err(|error| message(&error));
     }
 }
 
@@ -32,7 +33,7 @@ pub fn board(data: &[u8]) {
     let board = match Board::parse(text) {
         Ok(board) => board,
         Err(error) => {
-            let _ = error.to_string();
+            told(&error);
             return;
         }
     };

@@ -7,6 +7,7 @@ use tessera_runtime::tokenizer::{Special, Tokenizer};
 use crate::gguf_bytes::{Value, put_key};
 use crate::hostile::{Hostile, Rarely};
 use crate::input;
+use crate::told::told;
 
 /// Bytes of a text that is encoded, at most: a short time for each of many runs.
 const LONGEST_TEXT: usize = 4096;
@@ -54,7 +55,7 @@ fn check(metadata: &Metadata, texts: &[&str]) -> Option<Tokenizer> {
     let tokenizer = match Tokenizer::new(metadata) {
         Ok(tokenizer) => tokenizer,
         Err(error) => {
-            let _ = error.to_string();
+            told(&error);
             return None;
         }
     };

@@ -1,35 +1,22 @@
-//! A right pack with a few things of its manifest, its header or its bytes changed.
+//! A right safetensors file with a few things of its document, its header or its bytes changed.
+//!
+//! The document is the JSON that packs and statistics files have in the header's metadata.
 
-use arbitrary::{Arbitrary, Unstructured};
+use arbitrary::Arbitrary;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::hostile::{Hostile, Rarely};
-use crate::pack::pack;
-
-/// A pack that `tessera convert` made of a small model (`examples/seeds.rs`).
-pub const SMALL: &[u8] = include_bytes!("../data/small.safetensors");
-
-/// The key of the manifest in the header's metadata.
-const MANIFEST: &str = "tessera";
 
 /// Bytes of the header's length.
 const LENGTH: usize = 8;
 
-/// A small pack with changes: an error, or what [`pack`] asks for.
-pub fn pack_structured(data: &[u8]) {
-    if let Ok(changes) = Changes::arbitrary(&mut Unstructured::new(data)) {
-        let mut header = Header::of_small();
-        changes.apply(&mut header);
-        pack(&header.bytes(&changes));
-    }
-}
-
+/// Changes of a file.
 #[derive(Arbitrary, Debug, Default)]
-struct Changes {
-    manifest: Vec<(Vec<u8>, Edit)>,
+pub struct Changes {
+    document: Vec<(Vec<u8>, Edit)>,
     tensors: Vec<(Vec<u8>, Edit)>,
-    /// Tensor, byte, value; its digest in the manifest is put right.
+    /// Tensor, byte, value; its digest in a manifest is put right.
     data: Vec<(u8, u16, u8)>,
     length: Rarely<Hostile>,
     missing: Rarely<u16>,
@@ -51,7 +38,7 @@ enum Edit {
     Switch(bool),
 }
 
-/// Texts that fields of a manifest may have.
+/// Texts that fields of a document may have.
 const TEXTS: [&str; 16] = [
     "w4a4",
     "w4a8",
@@ -72,36 +59,42 @@ const TEXTS: [&str; 16] = [
 ];
 
 /// A header taken apart, and the bytes that it is of.
+#[derive(Clone)]
 pub struct Header {
     tensors: Map<String, Value>,
-    manifest: Value,
+    /// The document's key in the metadata.
+    key: &'static str,
+    document: Value,
     data: Vec<u8>,
 }
 
 impl Header {
-    /// Of the small pack.
-    pub fn of_small() -> Self {
-        let length: [u8; LENGTH] = SMALL[..LENGTH].try_into().expect("a length");
+    /// Of a file that is right.
+    pub fn of(file: &[u8], key: &'static str) -> Self {
+        let length: [u8; LENGTH] = file[..LENGTH].try_into().expect("a length");
         let length = usize::try_from(u64::from_le_bytes(length)).expect("a short header");
-        let (json, data) = SMALL[LENGTH..].split_at(length);
+        let (json, data) = file[LENGTH..].split_at(length);
         let mut tensors: Map<String, Value> = serde_json::from_slice(json).expect("a header");
         let metadata = tensors.remove("__metadata__").expect("metadata");
-        let manifest = metadata.get(MANIFEST).and_then(Value::as_str).expect("a manifest");
-        let manifest = serde_json::from_str(manifest).expect("a manifest");
-        Header { tensors, manifest, data: data.to_vec() }
+        let document = metadata.get(key).and_then(Value::as_str).expect("a document");
+        let document = serde_json::from_str(document).expect("a document");
+        Header { tensors, key, document, data: data.to_vec() }
     }
 
-    /// A file with another manifest.
-    pub fn with_manifest(&self, manifest: &str) -> Vec<u8> {
-        self.file(manifest, &Changes::default())
+    /// The file with another document.
+    pub fn with_document(&self, document: &str) -> Vec<u8> {
+        self.file(document, &Changes::default())
     }
 
-    fn bytes(&self, changes: &Changes) -> Vec<u8> {
-        self.file(&self.manifest.to_string(), changes)
+    /// The file with changes.
+    pub fn changed(&self, changes: &Changes) -> Vec<u8> {
+        let mut header = self.clone();
+        changes.apply(&mut header);
+        header.file(&header.document.to_string(), changes)
     }
 
-    fn file(&self, manifest: &str, changes: &Changes) -> Vec<u8> {
-        let metadata = serde_json::json!({ MANIFEST: manifest }).to_string();
+    fn file(&self, document: &str, changes: &Changes) -> Vec<u8> {
+        let metadata = serde_json::json!({ self.key: document }).to_string();
         let tensors = Value::Object(self.tensors.clone()).to_string();
         let rest = tensors.strip_prefix('{').unwrap_or("}");
         let comma = if rest == "}" { "" } else { "," };
@@ -123,8 +116,8 @@ impl Changes {
         for (tensor, at, value) in self.data.iter().take(8) {
             write(header, *tensor, *at, *value);
         }
-        for (path, edit) in self.manifest.iter().take(8) {
-            edit.apply(&mut header.manifest, path);
+        for (path, edit) in self.document.iter().take(8) {
+            edit.apply(&mut header.document, path);
         }
         let mut tensors = Value::Object(std::mem::take(&mut header.tensors));
         for (path, edit) in self.tensors.iter().take(8) {
@@ -136,7 +129,7 @@ impl Changes {
     }
 }
 
-/// Changes a byte of a tensor, and the digest that the manifest has of it.
+/// Changes a byte of a tensor, and the digest that a manifest has of it.
 fn write(header: &mut Header, tensor: u8, at: u16, value: u8) {
     let Some(name) = header.tensors.keys().nth(usize::from(tensor) % header.tensors.len().max(1))
     else {
@@ -155,7 +148,7 @@ fn write(header: &mut Header, tensor: u8, at: u16, value: u8) {
     bytes[usize::from(at) % length] = value;
     let digest: String = Sha256::digest(&*bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     let digest = Value::String(digest);
-    let manifest = &mut header.manifest;
+    let manifest = &mut header.document;
     if let Some(found) = manifest.get_mut("digests").and_then(|digests| digests.get_mut(&name)) {
         *found = digest;
         return;
