@@ -88,12 +88,12 @@ impl PackReader {
     /// exactly one pack in it.
     pub fn open(path: &Path) -> Result<Self, PackError> {
         let (files, index) = match locate(path)? {
-            Located::Indexed(files, path, index) => (open_all(&files)?, Some((path, index))),
+            Located::Indexed(files, path, index) => (open_all(files)?, Some((path, index))),
             Located::File(path) => {
                 let first = open_shard(&path)?;
                 match first.0.manifest.shard {
                     None => (vec![first], None),
-                    Some(shard) => (open_all(&siblings(&path, shard)?)?, None),
+                    Some(shard) => (open_all(siblings(&path, shard)?)?, None),
                 }
             }
         };
@@ -284,11 +284,12 @@ impl PackReader {
     pub fn hash_tensor(&self, name: &str) -> Result<String, PackError> {
         let (tensor, _) = self.find(name)?;
         let mut hash = Sha256::new();
-        let mut buffer = vec![0; CHUNK_BYTES];
+        let most = usize::try_from(tensor.bytes).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        let mut buffer = vec![0; most];
         let mut offset = 0;
         while offset < tensor.bytes {
             let rest = usize::try_from(tensor.bytes - offset).unwrap_or(usize::MAX);
-            let (chunk, _) = buffer.split_at_mut(rest.min(CHUNK_BYTES));
+            let (chunk, _) = buffer.split_at_mut(rest.min(most));
             self.read_tensor_at(name, offset, chunk)?;
             hash.update(&*chunk);
             offset += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
@@ -318,8 +319,10 @@ pub fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     }
 }
 
-fn open_all(paths: &[PathBuf]) -> Result<Vec<(ShardFile, Vec<TensorEntry>)>, PackError> {
-    paths.iter().map(|path| open_shard(path)).collect()
+fn open_all(
+    paths: impl IntoIterator<Item = PathBuf>,
+) -> Result<Vec<(ShardFile, Vec<TensorEntry>)>, PackError> {
+    paths.into_iter().map(|path| open_shard(&path)).collect()
 }
 
 /// Opens one file and checks its header against its manifest.
