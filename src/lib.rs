@@ -29,6 +29,7 @@ mod sensitivity;
 mod size;
 mod table;
 mod talk;
+mod text_file;
 mod validate;
 mod verify;
 mod weights;

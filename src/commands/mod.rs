@@ -17,7 +17,6 @@ mod sensitivity;
 mod validate;
 mod verify;
 
-use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
@@ -31,6 +30,7 @@ use crate::exit::Verdict;
 use crate::models::{self, Opening};
 use crate::recipe::Recipe;
 use crate::talk::say;
+use crate::text_file;
 
 /// Memory of an evaluation and of a calibration where nothing is said.
 const RUNNING_MEMORY: u64 = 2 << 30;
@@ -126,14 +126,7 @@ fn board(text: &str) -> anyhow::Result<Board> {
         });
     }
     let context = || format!("board `{text}`");
-    let metadata = fs::metadata(path).with_context(context)?;
-    ensure!(metadata.is_file(), "board `{text}` is no regular file");
-    ensure!(
-        metadata.len() <= LARGEST_BOARD,
-        "board `{text}` has {} bytes, more than the {LARGEST_BOARD} it may have",
-        metadata.len(),
-    );
-    Board::parse(&fs::read_to_string(path).with_context(context)?).with_context(context)
+    Board::parse(&text_file::text(path, "board", LARGEST_BOARD)?).with_context(context)
 }
 
 /// Prints a result on stdout. That its reader went away is no failure of ours.

@@ -2,7 +2,6 @@
 
 mod report;
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
@@ -13,7 +12,11 @@ use tessera_runtime::tokenizer::Special;
 
 use crate::models::{self, Model, ModelSpec, Opening};
 use crate::progress::Progress;
+use crate::text_file;
 use report::ModelReport;
+
+/// Largest text that is read, in bytes: as much as calibration reads.
+const LARGEST_TEXT: u64 = tessera_calibration::corpus::LARGEST;
 pub use report::Report;
 
 /// What is to be measured.
@@ -146,8 +149,7 @@ fn chunks(
         return Ok(Chunks::of_whole(tokens, context, bos)?);
     };
     let named = || format!("text `{}`", path.display());
-    let text = fs::read(path).with_context(named)?;
-    let text = String::from_utf8(text).map_err(|error| error.utf8_error()).with_context(named)?;
+    let text = text_file::text(path, "text", LARGEST_TEXT)?;
     // As llama.cpp reads a prompt from a file.
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let tokens = tokenizer.encode(text, Special { add: true, parse: false }).with_context(named)?;
