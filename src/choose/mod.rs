@@ -394,7 +394,7 @@ fn sensitivities(
             conversion.input.display(),
         );
         let pinned = |name: &str| conversion.recipe.pinned(name);
-        found.pin(pinned).with_context(|| format!("sensitivities `{}`", path.display()))?;
+        found.pin(pinned).with_context(|| format!("sensitivity file `{}`", path.display()))?;
         return Ok((found, None));
     }
     let observed = observe(&observation(request, texts, None))?;
