@@ -2,13 +2,18 @@
 
 use tessera_formats::npu::Scheme;
 
+use crate::exit::told;
 use crate::options::{Overrides, SchemeChoice};
 use crate::recipe::Recipe;
 use crate::sensitivity::file::{Sensitivities, at_scheme, operator, work};
 
-/// Parses a recipe and asks it what it says of tensors of these names. Whether it is a recipe.
-pub fn recipe(text: &str, names: &[&str]) -> bool {
-    let Ok(recipe) = Recipe::parse(text, Overrides::default()) else { return false };
+/// Parses a recipe and asks it what it says of tensors of these names; the message if it is none.
+///
+/// # Errors
+///
+/// If it is no recipe.
+pub fn recipe(text: &str, names: &[&str]) -> Result<(), String> {
+    let recipe = Recipe::parse(text, Overrides::default()).map_err(|error| told(&error))?;
     for statistics in [false, true] {
         let recipe = recipe.clone().with_statistics(statistics);
         for name in names {
@@ -17,12 +22,16 @@ pub fn recipe(text: &str, names: &[&str]) -> bool {
         }
         let _ = (recipe.summary(), recipe.fingerprint());
     }
-    true
+    Ok(())
 }
 
-/// Parses a file of sensitivities and asks it what choosing schemes asks. Whether it is one.
-pub fn sensitivities(text: &str) -> bool {
-    let Ok(found) = Sensitivities::parse(text) else { return false };
+/// Parses a file of sensitivities and asks it what choosing schemes asks; the message if it is none.
+///
+/// # Errors
+///
+/// If it is no file of sensitivities.
+pub fn sensitivities(text: &str) -> Result<(), String> {
+    let found = Sensitivities::parse(text).map_err(|error| told(&error))?;
     for linear in &found.linears {
         let _ = operator(linear);
         for option in &linear.options {
@@ -35,5 +44,5 @@ pub fn sensitivities(text: &str) -> bool {
         found.clone().find_factors(layer, Scheme::W4A8);
     }
     let _ = found.clone().pin(|_| Some(SchemeChoice::W8A8));
-    true
+    Ok(())
 }
