@@ -13,7 +13,7 @@
 //! the next one are there: they are renamed last.
 
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -27,6 +27,9 @@ const LAYOUT: u32 = 1;
 const RECORD: &str = "run.json";
 const LOCK: &str = "lock";
 const WHOLE: &str = "statistics.safetensors";
+
+/// Largest record that is read, in bytes.
+const LONGEST_RECORD: u64 = 16 << 20;
 
 /// Endings of names while a file is written.
 const PART: &str = ".part";
@@ -139,8 +142,15 @@ impl WorkFolder {
     /// Compares what the run is of with what the folder says, or writes it there.
     fn compare(&self, expected: &Value) -> Result<(), CollectError> {
         let path = self.path.join(RECORD);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
+        let mut text = Vec::new();
+        let read =
+            File::open(&path).and_then(|file| file.take(LONGEST_RECORD + 1).read_to_end(&mut text));
+        match read {
+            Ok(_) if u64::try_from(text.len()).is_ok_and(|length| length > LONGEST_RECORD) => {
+                let what = format!("has more than the {LONGEST_RECORD} bytes it may have");
+                return Err(CollectError::Damaged { path, what });
+            }
+            Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let temporary = self.path.join(format!("{RECORD}{PART}"));
                 let written = fs::write(&temporary, format!("{expected:#}\n"))
@@ -149,7 +159,7 @@ impl WorkFolder {
                 return replace(&temporary, &path);
             }
             Err(error) => return Err(CollectError::io("read", &path)(error)),
-        };
+        }
         let found: Value = serde_json::from_slice(&text).map_err(|error| {
             CollectError::Damaged { path, what: format!("is malformed: {error}") }
         })?;
