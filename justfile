@@ -49,10 +49,18 @@ synthetic *arguments:
 compare *arguments:
     python3 benches/compare_llama_quantize.py {{ arguments }}
 
-# Fuzz one target (gguf, dequantize, pack); needs nightly and cargo-fuzz, see fuzz/README.md
+# Fuzz one target, after `just fuzz-seeds`; needs nightly and cargo-fuzz, see fuzz/README.md
 fuzz target seconds="60":
-    mkdir -p fuzz/corpus/{{ target }}
-    cargo +nightly fuzz run {{ target }} fuzz/corpus/{{ target }} tests/data -- -max_total_time={{ seconds }} -max_len=1048576
+    .ci/fuzz build
+    .ci/fuzz run {{ target }} {{ seconds }}
+
+# Seeds of real files for the fuzz targets
+fuzz-seeds:
+    .ci/fuzz seeds
+
+# Every fuzz target, one after the other
+fuzz-all seconds="60":
+    .ci/fuzz all {{ seconds }}
 
 # Compile the fuzz targets without nightly
 fuzz-check:

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use tessera_calibration::collect::CollectError;
 use tessera_calibration::corpus::CorpusError;
 use tessera_calibration::statistics::StatisticsError;
+use tessera_formats::escape::EscapedText;
 use tessera_formats::gguf::GgufError;
 use tessera_formats::pack::PackError;
 #[cfg(feature = "cuda")]
@@ -38,13 +39,19 @@ pub fn report(result: anyhow::Result<Verdict>) -> ExitCode {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::FAILURE,
         Err(error) => {
-            say(format_args!("error: {error:#}"));
+            say(format_args!("error: {}", told(&error)));
             if let Some(hint) = hint(&error) {
                 say(format_args!("\nhint: {hint}"));
             }
             ExitCode::from(code(&error))
         }
     }
+}
+
+/// The message of an error. Parsers quote what they could not parse: what of it a terminal would act on
+/// is escaped.
+pub fn told(error: &anyhow::Error) -> String {
+    EscapedText(&format!("{error:#}")).to_string()
 }
 
 /// Exit code of an error, from the kind of the I/O error at its root.

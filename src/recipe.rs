@@ -1,6 +1,5 @@
 //! Recipes: TOML files of ordered rules that choose options per tensor.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
@@ -13,12 +12,19 @@ use tessera_formats::npu::Scheme;
 use crate::convert::roles;
 use crate::hash::hex;
 use crate::options::{LinearOptions, Overrides, Preset, RotationChoice, SchemeChoice};
+use crate::text_file;
 
 /// Largest recipe that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
 
+/// Most rules of a recipe: models have some hundred linears.
+const MOST_RULES: usize = 4096;
+
 /// Largest compiled regex, in bytes; keeps a hostile pattern from filling memory.
 const LARGEST_REGEX: usize = 1 << 20;
+
+/// Bytes that the compiled regexes of a recipe share: many rules get less each.
+const ALL_REGEXES: usize = 64 << 20;
 
 /// A recipe as written.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -94,39 +100,32 @@ impl Recipe {
     /// Reads a recipe file; `command_line` overrides its defaults, its rules override both.
     pub fn read(path: &Path, command_line: Overrides) -> anyhow::Result<Self> {
         let context = || format!("recipe `{}`", escaped_path(path));
-        let metadata = fs::metadata(path).with_context(context)?;
-        anyhow::ensure!(
-            metadata.is_file(),
-            "recipe `{}` is not a regular file",
-            escaped_path(path)
-        );
-        anyhow::ensure!(
-            metadata.len() <= LARGEST_FILE,
-            "recipe `{}` has {} bytes, more than the {LARGEST_FILE} a recipe may have",
-            escaped_path(path),
-            metadata.len(),
-        );
-        let text = fs::read_to_string(path).with_context(context)?;
+        let text = text_file::text(path, "recipe", LARGEST_FILE)?;
         Self::parse(&text, command_line).with_context(context)
     }
 
-    fn parse(text: &str, command_line: Overrides) -> anyhow::Result<Self> {
+    /// Parses the text of a recipe; `command_line` overrides its defaults, its rules override both.
+    pub fn parse(text: &str, command_line: Overrides) -> anyhow::Result<Self> {
         let file: RecipeFile = toml::from_str(text).map_err(mistake)?;
-        let rules = file
-            .rules
-            .into_iter()
-            .enumerate()
-            .map(|(index, rule)| Self::rule(rule).with_context(|| format!("rule {}", index + 1)))
-            .collect::<anyhow::Result<_>>()?;
+        let count = file.rules.len();
+        anyhow::ensure!(
+            count <= MOST_RULES,
+            "{count} rules, more than the {MOST_RULES} a recipe may have",
+        );
+        let limit = LARGEST_REGEX.min(ALL_REGEXES / count.max(1));
+        let rule =
+            |(index, rule)| Self::rule(rule, limit).with_context(|| format!("rule {}", index + 1));
+        let rules = file.rules.into_iter().enumerate().map(rule).collect::<anyhow::Result<_>>()?;
         let defaults = file.defaults.overridden_by(command_line);
         Ok(Recipe { defaults, rules, statistics: false })
     }
 
-    fn rule(mut rule: toml::Table) -> anyhow::Result<Rule> {
+    /// A rule whose regex takes at most `limit` bytes.
+    fn rule(mut rule: toml::Table, limit: usize) -> anyhow::Result<Rule> {
         let pattern = rule.remove("match").context("`match` is missing")?;
         let pattern = pattern.as_str().context("`match` must be a string")?;
         let pattern = RegexBuilder::new(pattern)
-            .size_limit(LARGEST_REGEX)
+            .size_limit(limit)
             .build()
             .context("`match` must be a regular expression")?;
         let linear = rule
@@ -278,6 +277,24 @@ mod tests {
         assert!(!recipe.declares_linear("x"));
         assert!(recipe.declares_linear("xy"));
         assert!(!recipe.declares_linear("xyz"));
+    }
+
+    /// A recipe of 1 MiB had room for 35,000 patterns of 1 MiB each.
+    #[test]
+    fn many_patterns_share_the_memory_of_a_few() {
+        let rules = |count: usize, pattern: &str| {
+            format!("[[rule]]\nmatch = '{pattern}'\nscheme = \"w8a8\"\n").repeat(count)
+        };
+        let parse = |count, pattern| Recipe::parse(&rules(count, pattern), Overrides::default());
+        // A fifth of 1 MiB, and more than 64 KiB.
+        let large = "a{8000}";
+        assert!(parse(64, large).is_ok());
+        let error = format!("{:#}", parse(1024, large).unwrap_err());
+        assert!(error.starts_with("rule 1: ") && error.contains("size limit"), "{error}");
+        // Names of tensors are far below what many rules are left with.
+        assert!(parse(MOST_RULES, r"^blk\.47\.ffn_gate_shexp\.weight$").is_ok());
+        let error = format!("{:#}", parse(MOST_RULES + 1, "a").unwrap_err());
+        assert_eq!(error, "4097 rules, more than the 4096 a recipe may have");
     }
 
     #[test]

@@ -31,6 +31,24 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// Displays a text of several lines, such as an error's message, with every character that a terminal
+/// could misread written as an escape. Unlike [`Escaped`] it leaves line ends and backslashes alone and
+/// cuts nothing, so that a text that was escaped stays as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct EscapedText<'a>(pub &'a str);
+
+impl fmt::Display for EscapedText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|character| {
+            if is_plain(character) || matches!(character, '\n' | '\\') {
+                write!(f, "{character}")
+            } else {
+                write!(f, "{}", character.escape_unicode())
+            }
+        })
+    }
+}
+
 /// The name as an owned string, escaped as by [`Escaped`].
 pub fn escaped(name: &str) -> String {
     Escaped(name).to_string()
@@ -122,6 +140,13 @@ mod tests {
         assert_eq!(escaped("a\nb\rc\0"), "a\\u{a}b\\u{d}c\\u{0}");
         assert_eq!(escaped("\u{202e}gnp.exe\u{200b}"), "\\u{202e}gnp.exe\\u{200b}");
         assert_eq!(escaped("back\\slash"), "back\\u{5c}slash");
+    }
+
+    #[test]
+    fn texts_keep_their_lines_and_nothing_else() {
+        let shown = EscapedText("a\n\\b\x1b]8;;x\x07\r\u{202e}").to_string();
+        assert_eq!(shown, "a\n\\b\\u{1b}]8;;x\\u{7}\\u{d}\\u{202e}");
+        assert_eq!(EscapedText(&shown).to_string(), shown);
     }
 
     #[test]

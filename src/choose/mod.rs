@@ -392,7 +392,7 @@ fn sensitivities(
             escaped_path(conversion.input),
         );
         let pinned = |name: &str| conversion.recipe.pinned(name);
-        found.pin(pinned).with_context(|| format!("sensitivities `{}`", escaped_path(path)))?;
+        found.pin(pinned).with_context(|| format!("sensitivity file `{}`", escaped_path(path)))?;
         return Ok((found, None));
     }
     let observed = observe(&observation(request, texts, None))?;

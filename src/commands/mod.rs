@@ -17,7 +17,6 @@ mod sensitivity;
 mod validate;
 mod verify;
 
-use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
@@ -32,6 +31,7 @@ use crate::exit::Verdict;
 use crate::models::{self, Opening};
 use crate::recipe::Recipe;
 use crate::talk::say;
+use crate::text_file;
 
 /// Memory of an evaluation and of a calibration where nothing is said.
 const RUNNING_MEMORY: u64 = 2 << 30;
@@ -128,16 +128,8 @@ fn board(text: &str) -> anyhow::Result<Board> {
             )
         });
     };
-    let shown = escaped(text);
-    let context = || format!("board `{shown}`");
-    let metadata = fs::metadata(path).with_context(context)?;
-    ensure!(metadata.is_file(), "board `{shown}` is no regular file");
-    ensure!(
-        metadata.len() <= LARGEST_BOARD,
-        "board `{shown}` has {} bytes, more than the {LARGEST_BOARD} it may have",
-        metadata.len(),
-    );
-    Board::parse(&fs::read_to_string(path).with_context(context)?).with_context(context)
+    let context = || format!("board `{}`", escaped(text));
+    Board::parse(&text_file::text(path, "board", LARGEST_BOARD)?).with_context(context)
 }
 
 /// Prints a result for people on stdout, with nothing in it that steers a terminal. That its reader

@@ -2,7 +2,6 @@
 
 mod report;
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
@@ -15,6 +14,7 @@ use tessera_runtime::tokenizer::Special;
 
 use crate::models::{self, Model, ModelSpec, Opening};
 use crate::progress::Progress;
+use crate::text_file;
 use report::ModelReport;
 pub use report::Report;
 
@@ -151,18 +151,7 @@ fn chunks(
         return Ok(Chunks::of_whole(tokens, context, bos)?);
     };
     let named = || format!("text `{}`", escaped_path(path));
-    // Asked before opening: opening a pipe waits for its writer, and a device may have no end.
-    let metadata = fs::metadata(path).with_context(named)?;
-    ensure!(!metadata.is_dir(), "text `{}` is a directory", escaped_path(path));
-    ensure!(metadata.is_file(), "text `{}` is not a regular file", escaped_path(path));
-    ensure!(
-        metadata.len() <= LARGEST_TEXT,
-        "text `{}` has {} bytes, more than the {LARGEST_TEXT} it may have",
-        escaped_path(path),
-        metadata.len(),
-    );
-    let text = fs::read(path).with_context(named)?;
-    let text = String::from_utf8(text).map_err(|error| error.utf8_error()).with_context(named)?;
+    let text = text_file::text(path, "text", LARGEST_TEXT)?;
     // As llama.cpp reads a prompt from a file.
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let tokens = tokenizer.encode(text, Special { add: true, parse: false }).with_context(named)?;

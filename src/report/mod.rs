@@ -10,7 +10,6 @@ mod output;
 mod page;
 mod pictures;
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
@@ -18,6 +17,7 @@ use serde::Deserialize;
 
 pub use self::data::Report;
 use self::data::{FORMAT, VERSION};
+use crate::text_file;
 use tessera_formats::escape::escaped_path;
 
 /// The data, in the folder of a report.
@@ -44,15 +44,7 @@ struct Head {
 /// number that cannot be.
 pub fn read(path: &Path) -> anyhow::Result<Report> {
     let context = || format!("report `{}`", escaped_path(path));
-    let metadata = fs::metadata(path).with_context(context)?;
-    ensure!(metadata.is_file(), "report `{}` is not a regular file", escaped_path(path));
-    ensure!(
-        metadata.len() <= LARGEST_FILE,
-        "report `{}` has {} bytes, more than the {LARGEST_FILE} a report may have",
-        escaped_path(path),
-        metadata.len(),
-    );
-    let bytes = fs::read(path).with_context(context)?;
+    let bytes = text_file::bytes(path, "report", LARGEST_FILE)?;
     parse(&bytes).with_context(context)
 }
 

@@ -1,7 +1,6 @@
 //! The file of sensitivities: what each scheme of each linear does to the logits, and what it takes.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -14,6 +13,7 @@ use tessera_formats::temporary::TemporaryFile;
 
 use crate::convert::roles;
 use crate::options::SchemeChoice;
+use crate::text_file;
 
 /// What the file calls itself.
 const FORMAT: &str = "tessera-sensitivity";
@@ -31,6 +31,10 @@ const MOST_BYTES: u64 = 1 << 40;
 
 /// More matrices, and segments of each, than any linear has.
 const MOST_PARTS: u64 = 1 << 20;
+
+/// Most layers and operators: each option is looked up among them.
+const MOST_LAYERS: usize = 4096;
+const MOST_OPERATORS: usize = 256;
 
 /// What was measured of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -261,20 +265,17 @@ impl Sensitivities {
     ///
     /// If the file cannot be read, is of another version, or holds what no measurement gives.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let context = || format!("sensitivities `{}`", escaped_path(path));
-        let metadata = fs::metadata(path).with_context(context)?;
-        ensure!(metadata.is_file(), "sensitivities `{}` are no regular file", escaped_path(path));
-        ensure!(
-            metadata.len() <= LARGEST_FILE,
-            "sensitivities `{}` have {} bytes, more than the {LARGEST_FILE} they may have",
-            escaped_path(path),
-            metadata.len(),
-        );
-        let text = fs::read_to_string(path).with_context(context)?;
+        let context = || format!("sensitivity file `{}`", escaped_path(path));
+        let text = text_file::text(path, "sensitivity file", LARGEST_FILE)?;
         Self::parse(&text).with_context(context)
     }
 
-    fn parse(text: &str) -> anyhow::Result<Self> {
+    /// Parses the text of a file, and refuses what cannot be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`], but for the file.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
         /// What tells whether the rest can be understood.
         #[derive(Deserialize)]
         struct Head {
@@ -297,6 +298,12 @@ impl Sensitivities {
     }
 
     fn check(&self) -> anyhow::Result<()> {
+        for (list, length, most) in [
+            ("layers", self.layers.len(), MOST_LAYERS),
+            ("operators", self.operators.len(), MOST_OPERATORS),
+        ] {
+            ensure!(length <= most, "`{list}` has {length} entries, and {most} are the most");
+        }
         let mut names = HashSet::new();
         for linear in &self.linears {
             let name = Escaped(&linear.name);
@@ -374,5 +381,35 @@ impl Sensitivities {
         text.push('\n');
         file.write_all(text.as_bytes()).with_context(context)?;
         Ok(file.place(path, true)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every option of every linear is looked up among layers and operators: with as many of each as a
+    /// file has room for, that took hours.
+    #[test]
+    fn layers_and_operators_are_no_more_than_models_have() {
+        let text = |layers: usize, operators: usize| {
+            serde_json::json!({
+                "format": FORMAT, "version": VERSION,
+                "setting": {"model": [], "data": [], "context": 1, "chunks": 1, "seed": 0, "recipe": "",
+                            "statistics": "", "target": "rk3588", "schemes": [], "measured": true},
+                "linears": [],
+                "layers": vec![serde_json::json!({"layer": 0, "scheme": "w8a8", "kld": 0.0, "factor": 0.0}); layers],
+                "operators": vec![serde_json::json!({"operator": "ffn_up", "factor": 0.0}); operators],
+            })
+            .to_string()
+        };
+        assert!(Sensitivities::parse(&text(MOST_LAYERS, MOST_OPERATORS)).is_ok());
+        for (layers, operators, expected) in [
+            (MOST_LAYERS + 1, 0, "`layers` has 4097"),
+            (0, MOST_OPERATORS + 1, "`operators` has 257"),
+        ] {
+            let error = Sensitivities::parse(&text(layers, operators)).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
     }
 }

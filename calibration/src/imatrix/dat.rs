@@ -6,6 +6,8 @@
 //! length of the text's name and the name. How many matrices the values are of is not said.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use super::{Entry, ImatrixError, ImportanceMatrix};
@@ -22,17 +24,18 @@ const CALL_TOKENS: u64 = 512;
 /// Reads the file.
 pub(super) fn read(path: &Path) -> Result<ImportanceMatrix, ImatrixError> {
     let io = |source| ImatrixError::Io { path: path.to_owned(), source };
-    let length = std::fs::metadata(path).map_err(io)?.len();
-    if length > LARGEST {
+    let mut bytes = Vec::new();
+    // Not by its length: a file may grow while it is read.
+    File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(io)?;
+    if u64::try_from(bytes.len()).map_or(true, |length| length > LARGEST) {
         return Err(ImatrixError::Malformed {
             path: path.to_owned(),
             offset: 0,
             what: "the file",
             expected: format!("at most {LARGEST} bytes"),
-            found: format!("{length} bytes"),
+            found: "more".to_owned(),
         });
     }
-    let bytes = std::fs::read(path).map_err(io)?;
     parse(path, &bytes)
 }
 

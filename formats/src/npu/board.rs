@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use super::probe::{CapacityEnd, Overflow, Probe};
 use super::{Engine, Scheme, Target};
+use crate::escape::Escaped;
 
 /// What the field `format` says.
 const FORMAT: &str = "tessera-board";
@@ -69,8 +70,8 @@ pub struct Work {
 #[non_exhaustive]
 pub enum BoardError {
     /// No JSON, or with other fields.
-    #[error("it is no description of a board: {0}")]
-    Json(#[from] serde_json::Error),
+    #[error("it is no description of a board: {}", Escaped(.0))]
+    Json(String),
     /// Something else.
     #[error("its `format` is not `{FORMAT}`")]
     Format,
@@ -170,14 +171,15 @@ impl Board {
             format: String,
             version: [u32; 2],
         }
-        let head: Head = serde_json::from_str(text)?;
+        let malformed = |error: serde_json::Error| BoardError::Json(error.to_string());
+        let head: Head = serde_json::from_str(text).map_err(malformed)?;
         if head.format != FORMAT {
             return Err(BoardError::Format);
         }
         if head.version[0] != VERSION[0] || head.version[1] > VERSION[1] {
             return Err(BoardError::Version { found: head.version });
         }
-        let board: Board = serde_json::from_str(text)?;
+        let board: Board = serde_json::from_str(text).map_err(malformed)?;
         board.rates.check()?;
         check_limits(&board.target)?;
         Ok(board)
@@ -333,6 +335,14 @@ mod tests {
         let two = Board::of_chip("rk3576").unwrap().rates.bytes_per_second;
         assert!(near(two, 26.6e9 * 2.0 / 3.0));
         assert_eq!(Board::of_chip("rk9999"), None);
+    }
+
+    #[test]
+    fn errors_quote_nothing_that_a_terminal_acts_on() {
+        let board = serde_json::to_string(&Board::of_chip("rk3588").unwrap()).unwrap();
+        let error =
+            Board::parse(&board.replace("rates", "\u{9b}2J\u{202e}")).unwrap_err().to_string();
+        assert!(error.contains(r"unknown field `\u{9b}2J\u{202e}`"), "{error}");
     }
 
     fn answers(text: &str) -> Probe {

@@ -43,14 +43,17 @@ pub(super) fn locate(path: &Path) -> Result<Located, PackError> {
 }
 
 /// Files of the pack to which the shard at `path` belongs. Its own name must be that of the
-/// shard it says it is; the others' names derive from it.
-pub(super) fn siblings(path: &Path, shard: Shard) -> Result<Vec<PathBuf>, PackError> {
+/// shard it says it is; the others' names derive from it. They are made one by one: a file may say that
+/// there are a hundred thousand.
+pub(super) fn siblings(
+    path: &Path,
+    shard: Shard,
+) -> Result<impl Iterator<Item = PathBuf>, PackError> {
     let name = file_name(path)?;
     match names::parse_shard_file(name) {
         Some((stem, index, count)) if (index, count) == (shard.index, shard.count) => Ok((1
             ..=count)
-            .map(|index| path.with_file_name(names::shard_file(stem, index, count)))
-            .collect()),
+            .map(move |index| path.with_file_name(names::shard_file(stem, index, count)))),
         _ => Err(PackError::Field {
             path: path.to_owned(),
             item: name.to_owned(),

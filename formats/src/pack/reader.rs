@@ -94,12 +94,12 @@ impl PackReader {
     /// exactly one pack in it.
     pub fn open(path: &Path) -> Result<Self, PackError> {
         let (files, index) = match locate(path)? {
-            Located::Indexed(files, path, index) => (open_all(&files)?, Some((path, index))),
+            Located::Indexed(files, path, index) => (open_all(files)?, Some((path, index))),
             Located::File(path) => {
                 let first = open_shard(&path)?;
                 match first.0.manifest.shard {
                     None => (vec![first], None),
-                    Some(shard) => (open_all(&siblings(&path, shard)?)?, None),
+                    Some(shard) => (open_all(siblings(&path, shard)?)?, None),
                 }
             }
         };
@@ -331,8 +331,10 @@ pub(super) fn hash_range(file: &File, mut offset: u64, mut bytes: u64) -> io::Re
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn open_all(paths: &[PathBuf]) -> Result<Vec<(ShardFile, Vec<TensorEntry>)>, PackError> {
-    paths.iter().map(|path| open_shard(path)).collect()
+fn open_all(
+    paths: impl IntoIterator<Item = PathBuf>,
+) -> Result<Vec<(ShardFile, Vec<TensorEntry>)>, PackError> {
+    paths.into_iter().map(|path| open_shard(&path)).collect()
 }
 
 /// Opens one file and checks its header against its manifest.

@@ -10,6 +10,8 @@
 //! they need, `\s+(?!\S)`, is expressed by [`Spaces`]; `(?=[\p{L}])([^a-z])` is an intersection
 //! of classes.
 
+use std::sync::OnceLock;
+
 use regex::Regex;
 
 use super::TokenizerError;
@@ -414,10 +416,13 @@ pub(super) fn known_names() -> String {
     names.join(", ")
 }
 
+/// The steps of each rule, compiled when a model first names it: that takes longer than to read the model.
+static COMPILED: [OnceLock<Vec<Compiled>>; RULES.len()] = [const { OnceLock::new() }; RULES.len()];
+
 /// A compiled rule.
 #[derive(Debug)]
 pub(super) struct Pretokenizer {
-    steps: Vec<Compiled>,
+    steps: &'static [Compiled],
     pub ignore_merges: bool,
     pub add_bos: bool,
     pub default_bos: bool,
@@ -433,11 +438,17 @@ enum Compiled {
 impl Pretokenizer {
     /// The rule of a name.
     pub(super) fn new(name: &str) -> Result<Self, TokenizerError> {
-        let rule = RULES.iter().find(|rule| rule.names.contains(&name));
-        let rule = rule.ok_or_else(|| TokenizerError::Pretokenizer { name: name.to_owned() })?;
-        let steps = rule.steps.iter().map(Compiled::new).collect::<Result<_, _>>()?;
+        let mut rules = RULES.iter().zip(&COMPILED);
+        let (rule, compiled) = rules
+            .find(|(rule, _)| rule.names.contains(&name))
+            .ok_or_else(|| TokenizerError::Pretokenizer { name: name.to_owned() })?;
+        if compiled.get().is_none() {
+            let steps = rule.steps.iter().map(Compiled::new).collect::<Result<_, _>>()?;
+            // Another thread may have been faster: its steps are the same.
+            let _ = compiled.set(steps);
+        }
         Ok(Self {
-            steps,
+            steps: compiled.get().map_or(&[], Vec::as_slice),
             ignore_merges: rule.ignore_merges,
             add_bos: rule.add_bos,
             default_bos: rule.default_bos,
@@ -446,7 +457,7 @@ impl Pretokenizer {
 
     /// Calls `word` with every word of a text, in order. Together they are the text.
     pub(super) fn cut<'t>(&self, text: &'t str, mut word: impl FnMut(&'t str)) {
-        apply(&self.steps, text, &mut word);
+        apply(self.steps, text, &mut word);
     }
 }
 
