@@ -16,6 +16,7 @@ pub fn bytes(path: &Path, kind: &str, limit: u64) -> anyhow::Result<Vec<u8>> {
     let context = || format!("{kind} `{}`", escaped_path(path));
     // Asked before opening: opening a pipe waits for its writer.
     let metadata = fs::metadata(path).with_context(context)?;
+    ensure!(!metadata.is_dir(), "{kind} `{}` is a directory", escaped_path(path));
     ensure!(metadata.is_file(), "{kind} `{}` is not a regular file", escaped_path(path));
     let too_long = |found: u64| {
         format!(
@@ -62,9 +63,9 @@ mod tests {
 
     #[test]
     fn devices_and_folders_are_not_read() {
-        for path in ["/dev/zero", "/dev"] {
+        for (path, what) in [("/dev/zero", "not a regular file"), ("/dev", "a directory")] {
             let error = bytes(Path::new(path), "text", 4).unwrap_err().to_string();
-            assert_eq!(error, format!("text `{path}` is not a regular file"));
+            assert_eq!(error, format!("text `{path}` is {what}"));
         }
     }
 

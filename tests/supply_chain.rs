@@ -42,12 +42,15 @@ fn used(metadata: &Value) -> (BTreeMap<String, Names>, Names) {
     let (mut shipped, mut tests) = (BTreeMap::new(), Names::new());
     for package in packages.iter().filter(|package| members.contains(&package["id"])) {
         let user = part(package["name"].as_str().unwrap()).to_owned();
+        // What is not published serves tests.
+        let ships = package["publish"].as_array().is_none_or(|to| !to.is_empty());
         for dependency in package["dependencies"].as_array().unwrap() {
             let name = dependency["name"].as_str().unwrap().to_owned();
-            if name.starts_with("tessera-") {
+            if name.starts_with("tessera") {
                 continue;
             }
             match dependency["kind"].as_str() {
+                None if !ships => drop(tests.insert(name)),
                 None => drop(shipped.entry(name).or_insert_with(Names::new).insert(user.clone())),
                 Some("dev") => drop(tests.insert(name)),
                 Some(kind) => panic!("`{name}` runs when tessera is built, as a {kind} dependency"),
