@@ -58,8 +58,22 @@ fn is_temporary(name: &str) -> bool {
     name.starts_with(".tessera-")
 }
 
+/// The program, which heeds all signals: whatever runs the tests in the background may ignore some, and
+/// what it starts inherits that.
+fn program() -> Command {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    // SIGHUP, SIGINT and SIGTERM.
+    if u64::from_str_radix(ignored.trim(), 16).unwrap() & 0x4003 == 0 {
+        return Command::new(env!("CARGO_BIN_EXE_tessera"));
+    }
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_tessera")]);
+    command
+}
+
 fn start(arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_tessera"))
+    program()
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
