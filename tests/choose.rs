@@ -378,7 +378,7 @@ fn goals_that_make_no_sense_are_refused() {
         ("\"used\": 1", "\"used\": 2", "1 matrices, of which a token uses 2"),
         ("\"output_error\": ", "\"output_error\": -", "none is below zero"),
         ("blk.0.attn_k.weight", "blk.0.attn_q.weight", "is there twice"),
-        ("\"factor\": ", "\"factor\": 1e999, \"x\": ", "sensitivities"),
+        ("\"factor\": ", "\"factor\": 1e999, \"x\": ", "sensitivity file"),
     ] {
         assert!(good.contains(from), "{from}");
         fs::write(&damaged, good.replacen(from, to, 1)).unwrap();
