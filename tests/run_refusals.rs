@@ -107,7 +107,9 @@ fn texts_that_cannot_be_scored_are_refused() {
     eval(&empty, &["--ctx", "16"], &["empty.txt", "32 tokens"]);
     eval(&latin, &["--ctx", "16"], &["latin.txt", "utf-8"]);
     eval(Path::new("no.txt"), &[], &["no.txt", "No such file"]);
-    eval(folder.path(), &[], &[text(folder.path()), "directory"]);
+    eval(folder.path(), &[], &[text(folder.path()), "not a regular file"]);
+    // Which gives zeros for as long as there is memory.
+    eval(Path::new("/dev/zero"), &[], &["/dev/zero", "not a regular file"]);
     eval(&story, &["--ctx", "2"], &["at least 3"]);
     eval(&story, &["--ctx", "64", "--chunks", "0"], &["0 chunks"]);
     eval(&story, &["--ctx", "64", "--memory-budget", "1K"], &["bytes of memory", "1024"]);

@@ -170,10 +170,7 @@ impl Elements {
             Kind::F64(elements) => elements.iter().for_each(|x| out.extend(x.to_le_bytes())),
             Kind::Nested(elements) => elements.iter().for_each(|array| array.put(out)),
             Kind::Deep(depth) => {
-                for _ in 0..*depth {
-                    out.extend(9u32.to_le_bytes());
-                    out.extend(1u64.to_le_bytes());
-                }
+                out.extend([9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0].repeat(usize::from(*depth)));
                 out.extend(0u32.to_le_bytes());
                 out.extend(0u64.to_le_bytes());
             }
