@@ -107,7 +107,7 @@ fn texts_that_cannot_be_scored_are_refused() {
     eval(&empty, &["--ctx", "16"], &["empty.txt", "32 tokens"]);
     eval(&latin, &["--ctx", "16"], &["latin.txt", "utf-8"]);
     eval(Path::new("no.txt"), &[], &["no.txt", "No such file"]);
-    eval(folder.path(), &[], &[text(folder.path()), "not a regular file"]);
+    eval(folder.path(), &[], &[text(folder.path()), "is a directory"]);
     // Which gives zeros for as long as there is memory.
     eval(Path::new("/dev/zero"), &[], &["/dev/zero", "not a regular file"]);
     eval(&story, &["--ctx", "2"], &["at least 3"]);
